@@ -1,0 +1,98 @@
+//! What differs between operating systems: permission bits, free space, file identity.
+
+pub(crate) use imp::*;
+
+#[cfg(unix)]
+mod imp {
+    use std::{
+        fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
+        io,
+        os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        path::Path,
+    };
+
+    /// What changes whenever a file's contents may have changed.
+    pub(crate) type Stamp = [i64; 6];
+
+    /// Makes the directory unless it is there, with exactly this mode whatever the umask.
+    pub(crate) fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+        match DirBuilder::new().mode(mode).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        if !fs::symlink_metadata(path)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        fs::set_permissions(path, Permissions::from_mode(mode))
+    }
+
+    /// Options that give new files to their owner only.
+    pub(crate) fn private() -> OpenOptions {
+        let mut options = File::options();
+        options.mode(0o600);
+        options
+    }
+
+    pub(crate) fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+        file.set_permissions(Permissions::from_mode(mode))
+    }
+
+    /// Makes names that were added to or removed from a directory durable.
+    pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    /// Bytes an ordinary user can still write on this file system; `None` if it does not say.
+    pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+        let stat = nix::sys::statvfs::statvfs(path).ok()?;
+        #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the types differ by system")]
+        Some((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64))
+    }
+
+    pub(crate) fn stamp(metadata: &Metadata) -> Stamp {
+        [
+            metadata.ino().cast_signed(),
+            metadata.size().cast_signed(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+        ]
+    }
+}
+
+#[cfg(not(unix))]
+mod imp {
+    use std::{
+        fs::{self, File, Metadata, OpenOptions},
+        io,
+        path::Path,
+        time::SystemTime,
+    };
+
+    pub(crate) type Stamp = (u64, Option<SystemTime>);
+
+    pub(crate) fn make_dir(path: &Path, _mode: u32) -> io::Result<()> {
+        fs::create_dir(path).or_else(|error| if path.is_dir() { Ok(()) } else { Err(error) })
+    }
+
+    pub(crate) fn private() -> OpenOptions {
+        File::options()
+    }
+
+    pub(crate) fn set_mode(_file: &File, _mode: u32) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn sync_dir(_path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(crate) fn free_bytes(_path: &Path) -> Option<u64> {
+        None
+    }
+
+    pub(crate) fn stamp(metadata: &Metadata) -> Stamp {
+        (metadata.len(), metadata.modified().ok())
+    }
+}

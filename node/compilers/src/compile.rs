@@ -1,0 +1,102 @@
+//! What a compile is, once its command line has been understood.
+
+use crate::detect::Family;
+use crate::environment::Environment;
+use crate::language::Language;
+
+/// What a compile makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// An object (`-c`).
+    Object,
+    /// Assembly text (`-S`).
+    Assembly,
+    /// Diagnostics only (`-fsyntax-only`).
+    Syntax,
+}
+
+/// A file the compiler writes beside its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SideKind {
+    /// `-MD`, `-MMD`: a make rule of what was read.
+    Depfile,
+    /// `-gsplit-dwarf`: debug information (`.dwo`).
+    SplitDwarf,
+    /// `-fstack-usage` (`.su`).
+    StackUsage,
+    /// `--coverage`: coverage notes (`.gcno`).
+    Coverage,
+    /// gcc's `-fcallgraph-info` (`.ci`).
+    CallGraph,
+    /// clang's `--serialize-diagnostics`.
+    Diagnostics,
+}
+
+impl SideKind {
+    /// The suffix of the name that the compiler derives, without the dot; `None` if the command line names the file.
+    pub fn suffix(self) -> Option<&'static str> {
+        match self {
+            SideKind::Depfile => Some("d"),
+            SideKind::SplitDwarf => Some("dwo"),
+            SideKind::StackUsage => Some("su"),
+            SideKind::Coverage => Some("gcno"),
+            SideKind::CallGraph => Some("ci"),
+            SideKind::Diagnostics => None,
+        }
+    }
+}
+
+/// A declared output besides the main one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SideOutput {
+    /// What it is.
+    pub kind: SideKind,
+    /// Its path, relative to the working directory unless absolute.
+    pub path: Vec<u8>,
+    /// Whether a successful compile may go without writing it.
+    pub optional: bool,
+}
+
+/// The depfile a compile writes, which is among its side outputs too unless it goes to `/dev/null`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Depfile {
+    /// Its path; `None` if the command line sends it to `/dev/null`.
+    pub path: Option<Vec<u8>>,
+    /// Whether it lists system headers (`-MD`, not `-MMD`).
+    pub system_headers: bool,
+}
+
+/// A compile of one source, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compile {
+    /// The compiler's family.
+    pub family: Family,
+    /// The source's language.
+    pub language: Language,
+    /// What it makes.
+    pub mode: Mode,
+    /// The source, as written.
+    pub source: Vec<u8>,
+    /// The main output, as written or by the compiler's default; `None` for [`Mode::Syntax`].
+    pub output: Option<Vec<u8>>,
+    /// The other outputs.
+    pub side_outputs: Vec<SideOutput>,
+    /// The depfile, if one is asked for.
+    pub depfile: Option<Depfile>,
+    /// The arguments after `argv[0]` to run, here or elsewhere: the user's, with response files expanded and
+    /// `presentation` put in.
+    pub argv: Vec<Vec<u8>>,
+    /// The flags that were added for the user's terminal; empty if standard error is none.
+    pub presentation: Vec<Vec<u8>>,
+    /// The variables the compiler may see, and no others.
+    pub env: Environment,
+    /// Directories searched for headers, as written. Compilers warn if one is missing, so those that
+    /// exist must exist on the worker even if no header in them is read.
+    pub include_directories: Vec<Vec<u8>>,
+    /// Files included by `-include` and `-imacros`, as written.
+    pub forced_includes: Vec<Vec<u8>>,
+    /// Whether a `-D` mentions `__DATE__`, `__TIME__` or `__TIMESTAMP__`.
+    pub time_macros: bool,
+    /// The arguments that matter to a dependency run.
+    pub(crate) dependency_args: Vec<Vec<u8>>,
+}

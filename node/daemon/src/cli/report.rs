@@ -1,0 +1,146 @@
+//! `barn doctor`: what keeps barn from working at its best here, and the remedy.
+
+use std::{path::Path, process::ExitCode};
+
+use serde_json::json;
+
+use super::{Outcome, control};
+use crate::{containment, home::HomeError, setup::Setup};
+
+/// Compilers looked for, in the order in which they are told of.
+const COMPILERS: [&str; 6] = ["gcc", "g++", "clang", "clang++", "cc", "c++"];
+/// Free space below which the store hardly helps, in GiB.
+const FREE_GIB_MIN: u64 = 2;
+
+/// One thing looked at.
+struct Finding {
+    what: &'static str,
+    /// How it is, or what is wrong and the remedy.
+    state: Result<String, (String, String)>,
+}
+
+/// `barn doctor`. Exits with 1 when something is wrong.
+pub(super) fn doctor(setup: &Setup) -> Outcome {
+    let findings =
+        [node(setup), identity(setup), mesh(setup), peers(setup), sandbox(setup), compilers(), space(setup)];
+    let mut ill = false;
+    for finding in findings {
+        match finding.state {
+            Ok(state) => println!("ok    {:<10} {state}", finding.what),
+            Err((wrong, remedy)) => {
+                ill = true;
+                println!("wrong {:<10} {wrong}", finding.what);
+                println!("      {:<10} hint: {remedy}", "");
+            }
+        }
+    }
+    Ok(if ill { ExitCode::from(super::EXIT_FAILED) } else { ExitCode::SUCCESS })
+}
+
+fn node(setup: &Setup) -> Finding {
+    let state = match control::call(&setup.socket, "ping", &json!({})) {
+        Ok(_) => Ok(format!("runs; socket {}", setup.socket.display())),
+        Err(control::ControlError::NotRunning) => Err((
+            "does not run".to_owned(),
+            "`barn start`, or just compile: the wrapper starts it".to_owned(),
+        )),
+        Err(error) => Err((first_line(&error.to_string()), "`barn stop` and `barn start`".to_owned())),
+    };
+    Finding { what: "node", state }
+}
+
+fn identity(setup: &Setup) -> Finding {
+    let state = match setup.home.identity() {
+        Ok(identity) => Ok(identity.id().short()),
+        Err(HomeError::OpenKey(path)) => Err((
+            format!("{} can be read by others", path.display()),
+            format!("chmod 600 {}", path.display()),
+        )),
+        Err(error) => Err((first_line(&error.to_string()), "see the state directory".to_owned())),
+    };
+    Finding { what: "identity", state }
+}
+
+fn mesh(setup: &Setup) -> Finding {
+    let state = match setup.home.roster() {
+        Ok(Some(roster)) if roster.roster().expired(crate::enrol::unix_now_s()) => Err((
+            "the roster has expired".to_owned(),
+            "run `barn mesh allow` for any member where the admin key is".to_owned(),
+        )),
+        Ok(Some(roster))
+            if setup.home.identity().is_ok_and(|own| roster.roster().member(&own.id()).is_none()) =>
+        {
+            Err(("this machine was struck from the roster".to_owned(), "ask for a new invitation".to_owned()))
+        }
+        Ok(Some(roster)) => Ok(format!(
+            "{}, {} members, epoch {}",
+            roster.roster().mesh.short(),
+            roster.roster().members.len(),
+            roster.roster().epoch
+        )),
+        Ok(None) => Err((
+            "in no mesh: a local cache only".to_owned(),
+            "`barn mesh init` founds one, `barn join TOKEN` joins one".to_owned(),
+        )),
+        Err(error) => Err((first_line(&error.to_string()), "move the file away and join again".to_owned())),
+    };
+    Finding { what: "mesh", state }
+}
+
+fn peers(setup: &Setup) -> Finding {
+    let status = control::call(&setup.socket, "status", &json!({})).unwrap_or_default();
+    let peers: Vec<_> = status["peers"].as_array().into_iter().flatten().collect();
+    let connected = peers.iter().filter(|peer| peer["state"] == "connected").count();
+    let state = if connected > 0 || peers.is_empty() {
+        Ok(format!("{connected} of {} connected", peers.len()))
+    } else {
+        Err((
+            format!("none of {} can be reached", peers.len()),
+            "is UDP and TCP port 7117 open? without multicast name one with `network.peers` in barn.toml"
+                .to_owned(),
+        ))
+    };
+    Finding { what: "peers", state }
+}
+
+fn sandbox(setup: &Setup) -> Finding {
+    let remedy = "install bubblewrap 0.8 or later and allow unprivileged user namespaces; until then this machine \
+                  only asks, and runs nothing for others";
+    let state = containment::set_up(&setup.config)
+        .map(|_| "compiles of others are contained".to_owned())
+        .map_err(|why| (why.replace('\n', " "), remedy.to_owned()));
+    Finding { what: "sandbox", state }
+}
+
+fn compilers() -> Finding {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |name: &&str| std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
+    let found: Vec<&str> = COMPILERS.into_iter().filter(|name| there(&name)).collect();
+    let state = if found.is_empty() {
+        Err(("none found".to_owned(), "install gcc or clang".to_owned()))
+    } else {
+        Ok(found.join(", "))
+    };
+    Finding { what: "compilers", state }
+}
+
+fn space(setup: &Setup) -> Finding {
+    let state = match free_gib(setup.home.dir()) {
+        Some(free) if free < FREE_GIB_MIN => Err((
+            format!("{free} GiB free for the store"),
+            "make room, or set cache.size_gib in barn.toml".to_owned(),
+        )),
+        Some(free) => Ok(format!("{free} GiB free for the store")),
+        None => Ok("not known".to_owned()),
+    };
+    Finding { what: "disk", state }
+}
+
+fn free_gib(dir: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(dir).ok()?;
+    Some((stat.blocks_available() * stat.fragment_size()) >> 30)
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,90 @@
+//! `barn toolchain …`: the compilers this machine knows, and archives of them.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use barn_protocol::Digest;
+use serde_json::json;
+
+use super::{Outcome, ToolchainVerb, control, lifecycle, view};
+use crate::{
+    setup::Setup,
+    toolchain::{Known, ToolchainIndex, archive},
+};
+
+/// A toolchain command that failed.
+#[derive(Debug, thiserror::Error)]
+enum ToolchainError {
+    #[error("{0} is not found\nhint: name the compiler by its path")]
+    NotFound(String),
+    #[error("cannot write {path}")]
+    Write { path: String, source: io::Error },
+}
+
+/// `barn toolchain …`.
+pub(super) fn run(setup: &Setup, verb: ToolchainVerb) -> Outcome {
+    match verb {
+        ToolchainVerb::List => list(setup),
+        ToolchainVerb::Pack { compiler } => {
+            let known = pack(setup, &compiler)?;
+            println!("{}", known.digest);
+            let bytes = view::bytes(known.toolchain.tree.file_bytes());
+            eprintln!("{}: {} entries, {bytes}", known.toolchain.name, known.toolchain.tree.len());
+            Ok(ExitCode::SUCCESS)
+        }
+        ToolchainVerb::Export { compiler, output } => export(setup, &compiler, &output),
+        ToolchainVerb::Import { archive } => {
+            lifecycle::ensure_running(setup)?;
+            let archive = archive.canonicalize().unwrap_or(archive);
+            let answer = control::call(&setup.socket, "import", &json!({ "archive": archive }))?;
+            println!("{}", answer["digest"].as_str().unwrap_or_default());
+            eprintln!("imported {}", answer["name"].as_str().unwrap_or_default());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn list(setup: &Setup) -> Outcome {
+    let rows = control::call(&setup.socket, "toolchains", &json!({}))?;
+    for row in rows.as_array().into_iter().flatten() {
+        let text = |key: &str| row[key].as_str().unwrap_or("?").to_owned();
+        let bytes = view::bytes(row["bytes"].as_u64().unwrap_or(0));
+        println!("{}  {:<10} {:>10}  {}", &text("digest")[..16], text("from"), bytes, text("name"));
+    }
+    if rows.as_array().is_none_or(Vec::is_empty) {
+        eprintln!("none yet: a compiler is packed when it is first used");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pack(setup: &Setup, compiler: &Path) -> Result<Arc<Known>, Box<dyn std::error::Error + Send + Sync>> {
+    let search_path = std::env::var_os("PATH").unwrap_or_default();
+    let program =
+        find(compiler, &search_path).ok_or_else(|| ToolchainError::NotFound(view::shown(compiler)))?;
+    Ok(ToolchainIndex::open(&setup.home.toolchains_dir()).resolve(&program, &search_path)?)
+}
+
+fn export(setup: &Setup, compiler: &Path, output: &Path) -> Outcome {
+    let known = pack(setup, compiler)?;
+    let fail = |source| ToolchainError::Write { path: view::shown(output), source };
+    let open =
+        |digest: Digest| known.files.get(&digest).ok_or(io::ErrorKind::NotFound.into()).and_then(File::open);
+    let file = File::create(output).map_err(fail)?;
+    archive::export(&known.toolchain, open, file)?;
+    eprintln!("wrote {} to {}", known.toolchain.name, output.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The program `name` means: a path, or a name to look up.
+fn find(name: &Path, search_path: &OsString) -> Option<PathBuf> {
+    if name.components().count() > 1 {
+        return std::path::absolute(name).ok().filter(|path| path.is_file());
+    }
+    std::env::split_paths(search_path).map(|directory| directory.join(name)).find(|path| path.is_file())
+}

@@ -1,0 +1,136 @@
+//! `barn.toml`: what an owner may set. Every setting has a default that is right for an office machine.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+/// The port a node tries first, for TCP (control) and UDP (data) alike.
+pub const PORT_DEFAULT: u16 = 7117;
+/// Size limit of the store unless set, in GiB: a few full builds of a large C++ project.
+pub const CACHE_GIB_DEFAULT: u64 = 20;
+
+/// The settings of one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What this machine is called in the mesh; the host name unless set.
+    pub name: Option<String>,
+    /// How it is reached.
+    pub network: Network,
+    /// What it lends.
+    pub worker: Worker,
+    /// What it keeps.
+    pub cache: Cache,
+}
+
+/// Section `[network]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// The port for TCP and UDP. When not set, the first free one from 7117 on.
+    pub port: Option<u16>,
+    /// Whether to find and be found by multicast DNS.
+    pub mdns: bool,
+    /// Addresses of other nodes, for networks without multicast.
+    pub peers: Vec<SocketAddr>,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { port: None, mdns: true, peers: Vec::new() }
+    }
+}
+
+/// Section `[worker]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Worker {
+    /// How many compiles of others to run at once; all cores unless set, 0 lends nothing.
+    pub slots: Option<u32>,
+    /// Most memory one of them may use, in MiB; 4096 unless set.
+    pub memory_mib: Option<u64>,
+    /// The uid and gid a node started as root gives to compiles of others.
+    pub sandbox_uid: Option<u32>,
+}
+
+/// Section `[cache]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Size limit in GiB.
+    pub size_gib: Option<u64>,
+}
+
+/// A settings file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not valid.
+    #[error("{path} is not valid: {message}\nhint: docs/configuration.md lists every setting")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads the file at `path`; a missing file gives the defaults.
+    ///
+    /// # Errors
+    /// When the file is there but unreadable or invalid; an unknown setting is invalid.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                Self::parse(&text).map_err(|message| ConfigError::Invalid { path: path.to_owned(), message })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Io { path: path.to_owned(), source }),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            format!("line {line}: {}", error.message())
+        })
+    }
+
+    /// The store's size limit in bytes.
+    pub fn cache_bytes_max(&self) -> u64 {
+        self.cache.size_gib.unwrap_or(CACHE_GIB_DEFAULT) << 30
+    }
+
+    /// This machine's name in the mesh.
+    pub fn node_name(&self) -> String {
+        let host = || nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+        let name = self.name.clone().or_else(|| host().ok()).unwrap_or_default();
+        barn_protocol::roster::clean_name(&name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_read_and_typing_errors_named() {
+        let config = Config::parse("[network]\nport = 9000\npeers = [\"10.0.0.2:7117\"]\n").unwrap();
+        assert_eq!(config.network.port, Some(9000));
+        assert!(config.network.mdns);
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        let error = Config::parse("\n\n[worker]\nslot = 3\n").unwrap_err();
+        assert!(error.starts_with("line 4: unknown field `slot`"), "{error}");
+    }
+}

@@ -1,0 +1,180 @@
+//! What the node answers to the command line. Bodies are JSON.
+
+use std::sync::Arc;
+
+use barn_wrapper::messages::Control;
+use serde_json::{Value, json};
+
+use crate::node::{Node, cores};
+
+/// Answers a verb; an error is a line for a person.
+pub(crate) async fn answer(node: &Arc<Node>, control: Control) -> Result<Value, String> {
+    let body: Value = serde_json::from_slice(&control.body).unwrap_or(Value::Null);
+    match control.verb.as_str() {
+        "ping" => Ok(Value::Null),
+        "stop" => Ok(json!({ "pid": std::process::id() })),
+        "addresses" => Ok(json!(node.mesh.listen_addresses())),
+        "roster" => read_roster(node),
+        "status" => Ok(status(node)),
+        "stats" => Ok(stats(node, body["zero"] == true)),
+        "explain" => explain(node, body["file"].as_str()),
+        "toolchains" => Ok(toolchains(node)),
+        "worker" => Ok(json!({ "refusal": node.worker.refusal(), "slots": node.worker.slots() })),
+        "import" => import(node, body["archive"].as_str()).await,
+        "cache" => cache(node, body["do"].as_str()).await,
+        other => {
+            Err(format!("this node does not know `{other}`\nhint: restart it with `barn stop`, `barn start`"))
+        }
+    }
+}
+
+/// The command line has changed the roster on disk.
+fn read_roster(node: &Node) -> Result<Value, String> {
+    let stored = node.setup.home.roster().map_err(|error| error.to_string())?;
+    if let Some(stored) = stored {
+        // The only refusal is that this roster, or a newer one, is in force already.
+        let _ = node.roster.establish(stored);
+    }
+    Ok(json!({ "epoch": node.roster.epoch() }))
+}
+
+fn status(node: &Node) -> Value {
+    let roster = node.roster.current();
+    let name = node.member(&node.id).map_or_else(|| node.setup.config.node_name(), |member| member.name);
+    let seen = node.mesh.peers();
+    let members = roster.iter().flat_map(|roster| &roster.roster().members).filter(|m| m.id != node.id);
+    let peers: Vec<Value> = members
+        .map(|member| {
+            let view = seen.iter().find(|view| view.id == member.id);
+            let connected = view.is_some_and(|view| view.connected);
+            let advert = view.filter(|_| connected).and_then(|view| view.advert.as_ref());
+            json!({
+                "id": member.id.to_string(),
+                "name": member.name,
+                "state": if connected { "connected" } else { "unreachable" },
+                "cores": advert.map_or(0, |advert| advert.slots),
+                "free": advert.map_or(0, |advert| advert.free),
+                "rtt_ms": view.and_then(|view| view.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
+            })
+        })
+        .collect();
+    let lent: u64 = peers.iter().filter_map(|peer| peer["cores"].as_u64()).sum();
+    let (running, waiting) = node.requester.dispatch.load();
+    let in_flight = node.requester.dispatch.in_flight();
+    let remote: serde_json::Map<String, Value> =
+        in_flight.iter().map(|(id, count)| (node.name_of(id), json!(count))).collect();
+    json!({
+        "node": {
+            "id": node.id.to_string(),
+            "name": name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "addresses": node.mesh.listen_addresses(),
+        },
+        "mesh": roster.as_ref().map(|roster| json!({
+            "id": roster.roster().mesh.to_string(),
+            "epoch": roster.roster().epoch,
+            "members": roster.roster().members.len(),
+        })),
+        "peers": peers,
+        "cores": { "local": cores(), "mesh": u64::from(cores()) + lent },
+        "running": {
+            "local": running,
+            "waiting": waiting,
+            "remote": remote,
+            "for_others": node.worker.slots() - node.worker.free(),
+        },
+    })
+}
+
+fn stats(node: &Node, zero: bool) -> Value {
+    let counters = json!(node.stats.snapshot());
+    if zero {
+        node.stats.zero();
+    }
+    counters
+}
+
+fn explain(node: &Node, file: Option<&str>) -> Result<Value, String> {
+    node.history.last(file).map(|entry| json!(entry)).ok_or_else(|| match file {
+        Some(file) => {
+            format!("no compile of {file} since the node started\nhint: compile it through barn first")
+        }
+        None => "no compile since the node started".to_owned(),
+    })
+}
+
+fn toolchains(node: &Node) -> Value {
+    let row = |digest: &barn_protocol::Digest, toolchain: &barn_protocol::Toolchain, from: &str| {
+        json!({
+            "digest": digest.to_string(),
+            "name": toolchain.name,
+            "machine": toolchain.machine,
+            "bytes": toolchain.tree.file_bytes(),
+            "from": from,
+        })
+    };
+    let installed = node.requester.toolchains.list();
+    let mut rows: Vec<Value> =
+        installed.iter().map(|known| row(&known.digest, &known.toolchain, "installed")).collect();
+    rows.extend(node.worker.shelf.list().iter().map(|(digest, toolchain)| row(digest, toolchain, "fetched")));
+    json!(rows)
+}
+
+async fn import(node: &Arc<Node>, archive: Option<&str>) -> Result<Value, String> {
+    let path = archive.ok_or("no archive is named")?.to_owned();
+    let node = node.clone();
+    let import = move || {
+        let file = std::fs::File::open(&path).map_err(|error| format!("cannot open {path}: {error}"))?;
+        let put = |reader: &mut dyn std::io::Read| {
+            let mut writer = node.store.writer().map_err(std::io::Error::other)?;
+            std::io::copy(reader, &mut writer)?;
+            writer.finish().map(|blob| blob.digest).map_err(std::io::Error::other)
+        };
+        let toolchain = crate::toolchain::archive::import(file, put)
+            .map_err(|error| format!("cannot import {path}: {error}"))?;
+        let name = toolchain.name.clone();
+        let digest = node.worker.shelf.put(toolchain).map_err(|error| error.to_string())?;
+        Ok(json!({ "digest": digest.to_string(), "name": name }))
+    };
+    tokio::task::spawn_blocking(import).await.map_err(|_| "the import panicked".to_owned())?
+}
+
+async fn cache(node: &Arc<Node>, what: Option<&str>) -> Result<Value, String> {
+    let store = node.store.clone();
+    let what = what.unwrap_or("stat").to_owned();
+    let work = move || match what.as_str() {
+        "gc" => {
+            let report = store.gc();
+            json!({ "evicted": report.items, "bytes": report.bytes })
+        }
+        "clear" => {
+            store.clear();
+            json!({})
+        }
+        "verify" => {
+            let report = store.verify();
+            json!({
+                "blobs": report.blobs,
+                "bytes": report.bytes,
+                "blobs_dropped": report.blobs_dropped,
+                "records": report.records,
+                "records_dropped": report.records_dropped,
+            })
+        }
+        _ => {
+            let stat = store.stat();
+            json!({
+                "blobs": stat.blobs,
+                "records": stat.records,
+                "manifests": stat.manifests,
+                "bytes": stat.bytes,
+                "bytes_max": stat.bytes_max,
+                "pinned_bytes": stat.pinned_bytes,
+                "evicted": stat.evicted,
+                "rotten": stat.rotten,
+                "paused": stat.paused,
+            })
+        }
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| "the store panicked".to_owned())
+}

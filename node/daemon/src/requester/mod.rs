@@ -1,0 +1,412 @@
+//! The requester: from one call of the wrapper to its answer.
+//!
+//! ```text
+//! call ─▶ classify ─▶ toolchain ─▶ include manifest ─▶ find inputs ─▶ store ─▶ place ─▶ worker ─▶ result
+//!            │            │              │hit              │            │hit     │         │
+//!            ▼            ▼              ▼                 ▼            ▼        ▼         ▼ any trouble
+//!          exec         exec           result            exec        result   compile   elsewhere, then compile
+//! ```
+//!
+//! `exec`: the wrapper becomes the compiler. `compile`: the wrapper runs it and hands the outputs over.
+//! Dropping the future of [`Requester::answer`] cancels everything that was begun for it.
+
+mod call;
+pub mod dispatch;
+pub mod files;
+pub mod inputs;
+pub mod layout;
+mod local;
+mod manifest;
+mod remote;
+mod story;
+
+use std::{
+    fs::File,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use barn_cache::Store;
+use barn_mesh::{Mesh, RosterCell};
+use barn_protocol::{
+    Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId,
+    action::{Blob, Output},
+    identity::SignedBytes,
+    placement::{Failure, Place},
+};
+pub use call::Call;
+use call::{Understood, understand};
+use dispatch::{Dispatch, Ticket, Verdict};
+use files::Files;
+use inputs::{DependencyRun, FindInputs as _, Inputs, Unknown};
+pub use local::LocalRun;
+use manifest::{Manifest, manifest_key};
+use remote::RemoteError;
+use story::Story;
+
+use crate::{
+    history::History,
+    stats::Stats,
+    toolchain::{ToolchainIndex, locale::Locales},
+};
+
+/// What the wrapper is told.
+pub enum Answer {
+    /// Become the compiler.
+    Exec,
+    /// Here is the result.
+    Done(Done),
+    /// Run the compiler and report.
+    Compile(Box<LocalRun>),
+}
+
+/// A result ready to be written by the wrapper.
+#[derive(Debug)]
+pub struct Done {
+    /// The compiler's standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+    /// The outputs: where to write, how many bytes, from what.
+    pub outputs: Vec<(Vec<u8>, u64, File)>,
+}
+
+/// Everything requests share.
+pub struct Requester {
+    /// This node's key, which signs records of local compiles.
+    pub identity: Identity,
+    /// The roster in force.
+    pub roster: RosterCell,
+    /// The store.
+    pub store: Store,
+    /// The way to workers.
+    pub mesh: Mesh,
+    /// Where actions run.
+    pub dispatch: Dispatch,
+    /// The compilers of this machine.
+    pub toolchains: Arc<ToolchainIndex>,
+    /// How the user's locale is spoken elsewhere.
+    pub locales: Locales,
+    /// Digests of files.
+    pub files: Arc<Files>,
+    /// How inputs are found.
+    pub finder: DependencyRun,
+    /// The counters.
+    pub stats: Arc<Stats>,
+    /// What `barn explain` tells.
+    pub history: Arc<History>,
+}
+
+/// A compile whose action is known.
+struct Prepared {
+    call: Arc<Call>,
+    action: Action,
+    key: ActionKey,
+    manifest_key: Digest,
+    inputs: Inputs,
+}
+
+impl Requester {
+    /// Answers one call of the wrapper.
+    pub async fn answer(self: &Arc<Self>, request: barn_wrapper::messages::Request) -> Answer {
+        self.stats.count(|c| c.requests.total += 1);
+        let mut story = Story::begin(&request, self.history.clone());
+        let this = self.clone();
+        let understood =
+            tokio::task::spawn_blocking(move || understand(&request, &this.toolchains, &this.locales)).await;
+        match understood {
+            Ok(Understood::Call(call)) => self.answer_compile(Arc::new(*call), story).await,
+            Ok(Understood::Other(what)) => {
+                self.stats.count(|c| c.requests.other += 1);
+                story.tell(format!("no compile ({what}): the wrapper became the compiler"));
+                story.end("uncached");
+                Answer::Exec
+            }
+            Ok(Understood::Local(reason)) => self.exec(story, &reason),
+            Err(_) => self.exec(story, &Unknown::new("internal", "the classification panicked")),
+        }
+    }
+
+    /// Lets the wrapper become the compiler, counting why.
+    fn exec(&self, mut story: Story, reason: &Unknown) -> Answer {
+        self.stats.count(|c| c.requests.local += 1);
+        self.stats.count_named(|c| &mut c.local_reasons, reason.name);
+        story.tell(format!("ran locally, uncached: {} ({})", reason.detail, reason.name));
+        story.end("uncached");
+        Answer::Exec
+    }
+
+    async fn answer_compile(self: &Arc<Self>, call: Arc<Call>, mut story: Story) -> Answer {
+        story.about(&call);
+        let this = self.clone();
+        let (looked_up, direct) = {
+            let call = call.clone();
+            match tokio::task::spawn_blocking(move || this.direct(&call)).await {
+                Ok(Ok(found)) => found,
+                Ok(Err(reason)) => return self.exec(story, &reason),
+                Err(_) => return self.exec(story, &Unknown::new("internal", "the look-up panicked")),
+            }
+        };
+        if let Some(done) = direct.hit {
+            self.count_call(&call);
+            return self.hit(&call, done, story, "the include manifest holds");
+        }
+        direct.broken.iter().for_each(|why| story.tell(format!("an include manifest does not hold: {why}")));
+        let inputs = match self.finder.find(call.clone()).await {
+            Ok(inputs) => inputs,
+            Err(reason) => return self.exec(story, &reason),
+        };
+        self.count_call(&call);
+        let mut action = call.stem.clone();
+        action.inputs = inputs.tree.clone();
+        let prepared =
+            Arc::new(Prepared { key: action.key(), action, manifest_key: looked_up, inputs, call });
+        story.tell(format!("found {} inputs; action {}", prepared.inputs.witnesses.len(), prepared.key));
+        let this = self.clone();
+        let known = prepared.clone();
+        let stored = tokio::task::spawn_blocking(move || {
+            let done = this.stored(&known.call, &known.key)?;
+            this.remember_manifest(&known);
+            Some(done)
+        });
+        if let Ok(Some(done)) = stored.await {
+            return self.hit(&prepared.call, done, story, "the same action was done before");
+        }
+        self.stats.count(|c| c.misses += 1);
+        self.stats.count_language(prepared.call.language(), |language| language.misses += 1);
+        self.place(prepared, story).await
+    }
+
+    fn count_call(&self, call: &Call) {
+        self.stats.count(|c| match &call.cache_only {
+            None => c.requests.distributable += 1,
+            Some(_) => c.requests.cache_only += 1,
+        });
+    }
+
+    fn hit(&self, call: &Call, done: Done, mut story: Story, why: &str) -> Answer {
+        self.stats.count(|c| c.hits.local += 1);
+        self.stats.count_language(call.language(), |language| language.hits += 1);
+        story.tell(format!("hit in this machine's store: {why}"));
+        story.end("hit");
+        Answer::Done(done)
+    }
+
+    /// Looks for a manifest of this source that holds.
+    fn direct(&self, call: &Call) -> Result<(Digest, Direct), Unknown> {
+        let source = call.source_path();
+        let known = self
+            .files
+            .known(&source, |_, _| ())
+            .map_err(|error| Unknown::new("source", format_args!("{}: {error}", source.display())))?;
+        let key = manifest_key(&call.stem, &known.blob.digest);
+        let mut direct = Direct::default();
+        for manifest in self.store.manifests(&key).iter().filter_map(|bytes| Manifest::decode(bytes)) {
+            match manifest.broken_by(&self.files) {
+                None => {
+                    direct.hit = self.stored(call, &manifest.action);
+                    break;
+                }
+                Some(why) => direct.broken.push(why),
+            }
+        }
+        Ok((key, direct))
+    }
+
+    /// The stored result of an action, if it is whole.
+    fn stored(&self, call: &Call, key: &ActionKey) -> Option<Done> {
+        let record = self.store.record(key)?;
+        let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
+        if record.key != *key || record.result.exit_code != 0 {
+            return None;
+        }
+        self.done(&call.stem.outputs, call, &record.result)
+    }
+
+    /// A result whose blobs are in the store, ready for the wrapper.
+    fn done(&self, outputs: &[Output], call: &Call, result: &ActionResult) -> Option<Done> {
+        let whole =
+            |blob: &Blob| if blob.size == 0 { Some(Vec::new()) } else { self.store.read_blob(&blob.digest) };
+        let mut files = Vec::with_capacity(result.outputs.len());
+        for file in &result.outputs {
+            let index = usize::try_from(file.output).ok().filter(|index| *index < outputs.len())?;
+            let written_as = call.output_names.get(index)?.clone();
+            files.push((written_as, file.size, self.store.open_blob(&file.digest)?));
+        }
+        Some(Done { stdout: whole(&result.stdout)?, stderr: whole(&result.stderr)?, outputs: files })
+    }
+
+    /// Finds a place for the action, and another one after every trouble.
+    async fn place(self: &Arc<Self>, prepared: Arc<Prepared>, mut story: Story) -> Answer {
+        let remote_allowed = prepared.call.may_travel();
+        if let Some(reason) = &prepared.call.cache_only {
+            story.tell(format!("runs here: {reason}"));
+        }
+        let cost = prepared.action.inputs.file_bytes();
+        let mut ticket = self.dispatch.submit(prepared.action.toolchain, cost, remote_allowed);
+        let mut verdict = ticket.verdict().await;
+        loop {
+            let worker = match verdict {
+                Verdict::Run { place: Place::Worker(worker), .. } => worker,
+                Verdict::Run { place: Place::Local, why } => {
+                    story.tell(format!("placed here ({why:?})"));
+                    break;
+                }
+                Verdict::GiveUp => {
+                    story.tell("placed here: too many compiles wait".to_owned());
+                    break;
+                }
+            };
+            let name = self.name_of(&worker);
+            let (began, time_left) = (Instant::now(), ticket.time_left());
+            let outcome = tokio::select! {
+                outcome = self.try_on(worker, &prepared, time_left) => Some(outcome),
+                other = ticket.verdict() => { verdict = other; None }
+            };
+            let Some(outcome) = outcome else {
+                self.stats.count_named(|c| &mut c.fallbacks, "worker-lost");
+                story.tell(format!("{name} was lost"));
+                continue;
+            };
+            match self.judge(outcome, worker, &ticket, &mut story, &name) {
+                Some((result, record)) => {
+                    ticket.finished(Place::Worker(worker), began.elapsed(), true);
+                    return self.remote_done(prepared, result, record, &name, story).await;
+                }
+                None => verdict = ticket.verdict().await,
+            }
+        }
+        Answer::Compile(Box::new(LocalRun::new(self.clone(), prepared, ticket, story)))
+    }
+
+    async fn try_on(
+        &self,
+        worker: NodeId,
+        prepared: &Prepared,
+        time_left: Duration,
+    ) -> Result<(ActionResult, SignedBytes), RemoteError> {
+        let (action, sources) = (&prepared.action, &prepared.inputs.sources);
+        remote::run(&self.mesh, &self.store, worker, action, sources, time_left).await
+    }
+
+    /// Tells the placement how a try went; the result if it may be shown to the user.
+    fn judge(
+        &self,
+        outcome: Result<(ActionResult, SignedBytes), RemoteError>,
+        worker: NodeId,
+        ticket: &Ticket,
+        story: &mut Story,
+        name: &str,
+    ) -> Option<(ActionResult, SignedBytes)> {
+        match outcome {
+            Ok((result, record)) if result.exit_code == 0 => return Some((result, record)),
+            Ok((result, _)) => {
+                self.stats.count_named(|c| &mut c.fallbacks, "remote-error");
+                story.tell(format!("{name} got exit status {}: to be seen here", result.exit_code));
+                ticket.failed(worker, Failure::RemoteExit);
+            }
+            Err(RemoteError::Declined(why)) => {
+                self.stats.count_named(|c| &mut c.fallbacks, "declined");
+                story.tell(format!("{name} declined ({why:?})"));
+                ticket.declined(worker, why);
+            }
+            Err(error) => {
+                self.stats.count_named(|c| &mut c.fallbacks, error.name());
+                let source = &error as &dyn std::error::Error;
+                tracing::warn!(worker = name, error = source, "a worker did not finish an action");
+                story.tell(format!("{name}: {error}"));
+                ticket.failed(worker, error.kind());
+            }
+        }
+        None
+    }
+
+    async fn remote_done(
+        self: &Arc<Self>,
+        prepared: Arc<Prepared>,
+        result: ActionResult,
+        record: SignedBytes,
+        worker: &str,
+        mut story: Story,
+    ) -> Answer {
+        self.stats.count(|c| c.compiles.remote += 1);
+        self.stats.count_peer(worker, |traffic| traffic.sent += 1);
+        let this = self.clone();
+        let known = prepared.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let done = this.done(&known.action.outputs, &known.call, &result)?;
+            this.remember(&known, &result, &record);
+            Some(done)
+        });
+        match done.await {
+            Ok(Some(done)) => {
+                story.tell(format!("compiled by {worker}"));
+                story.end("remote");
+                Answer::Done(done)
+            }
+            _ => {
+                self.stats.count_named(|c| &mut c.fallbacks, "store-failed");
+                story.tell("the store lost the result of the worker: ran locally".to_owned());
+                story.end("uncached");
+                Answer::Exec
+            }
+        }
+    }
+
+    /// Keeps a result, unless an input changed since it was looked at.
+    fn remember(&self, prepared: &Prepared, result: &ActionResult, record: &SignedBytes) {
+        if prepared.inputs_changed() {
+            self.stats.count_named(|c| &mut c.fallbacks, "input-changed");
+            return;
+        }
+        let blobs: Vec<Digest> = result.blobs().map(|blob| blob.digest).collect();
+        let stored = self.store.put_record(&prepared.key, &prepared.action.toolchain, record, &blobs);
+        if let Err(error) = stored {
+            let source = &error as &dyn std::error::Error;
+            tracing::warn!(error = source, "a result was not stored");
+            return;
+        }
+        self.remember_manifest(prepared);
+    }
+
+    fn remember_manifest(&self, prepared: &Prepared) {
+        if !prepared.inputs.complete || prepared.inputs_changed() {
+            return;
+        }
+        let manifest = Manifest {
+            action: prepared.key,
+            inputs: prepared.inputs.tree.clone(),
+            absent: prepared.inputs.absent.clone(),
+        };
+        let toolchain = &prepared.action.toolchain;
+        if let Err(error) = self.store.put_manifest(&prepared.manifest_key, toolchain, &manifest.encode()) {
+            let source = &error as &dyn std::error::Error;
+            tracing::warn!(error = source, "an include manifest was not stored");
+        }
+    }
+
+    fn name_of(&self, peer: &NodeId) -> String {
+        let roster = self.roster.current();
+        let member = roster.as_ref().and_then(|roster| roster.roster().member(peer));
+        member.map_or_else(|| peer.short(), |member| member.name.clone())
+    }
+}
+
+/// What the look at include manifests gave.
+#[derive(Default)]
+struct Direct {
+    hit: Option<Done>,
+    broken: Vec<String>,
+}
+
+impl Prepared {
+    /// Whether any input is not what it was when it was hashed.
+    fn inputs_changed(&self) -> bool {
+        self.inputs.witnesses.iter().any(|(path, signature)| !is_unchanged(path, signature))
+    }
+}
+
+fn is_unchanged(path: &Path, signature: &files::Signature) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| files::Signature::of(&meta) == *signature)
+}

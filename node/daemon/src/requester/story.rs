@@ -1,0 +1,52 @@
+//! What is told of one compile, for `barn explain` and the log.
+
+use std::{sync::Arc, time::Instant};
+
+use barn_wrapper::messages::Request;
+
+use super::Call;
+use crate::{
+    enrol::unix_now_s,
+    history::{Entry, History},
+};
+
+/// The story of one compile, written down when it ends.
+pub(super) struct Story {
+    history: Arc<History>,
+    entry: Entry,
+    began: Instant,
+}
+
+impl Story {
+    /// A story that begins with a call.
+    pub(super) fn begin(request: &Request, history: Arc<History>) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let entry = Entry {
+            file: text(&request.cwd),
+            compiler: request.argv.first().map_or_else(String::new, |argv0| text(argv0)),
+            outcome: String::new(),
+            story: Vec::new(),
+            at_unix_s: unix_now_s(),
+            took_ms: 0,
+        };
+        Self { history, entry, began: Instant::now() }
+    }
+
+    /// It is about this compile.
+    pub(super) fn about(&mut self, call: &Call) {
+        self.entry.file = call.source_path().display().to_string();
+    }
+
+    /// Adds what was decided.
+    pub(super) fn tell(&mut self, what: String) {
+        self.entry.story.push(what);
+    }
+
+    /// The story's end.
+    pub(super) fn end(mut self, outcome: &str) {
+        self.entry.outcome = outcome.to_owned();
+        self.entry.took_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(file = self.entry.file, outcome, story = ?self.entry.story, "answered");
+        self.history.add(self.entry);
+    }
+}

@@ -1,0 +1,38 @@
+//! Toolchains: what a compiler needs to run on another machine, at the same paths.
+//!
+//! Participants: the requester *discovers* the files of the compiler its user calls ([`discover()`]) and keeps what
+//! it found, re-validated by `lstat` at each compile ([`ToolchainIndex`]); blobs travel by digest, or all at once
+//! in an archive ([`archive`]); a worker lays them out in a sandbox ([`layout::lay_out`]).
+//!
+//! Goals: the sandboxed compiler reads the same programs, libraries, specs and locale that the local one would
+//! read, so that its answer is the same bytes; equal installations on two machines have equal digests; a compiler
+//! that is replaced is noticed at the next compile.
+//! Non-goals: headers (they are inputs of an action); the linker; wrappers and scripts (they run locally).
+//!
+//! Invariant: a file is listed at its real path, and every symbolic link that leads to it is listed too.
+//! Invariant: whatever cannot be taken along faithfully is a [`DiscoverError`], and the compile is local.
+//!
+//! `docs/toolchains.md` has the reasons and what was measured.
+
+pub mod archive;
+mod clang;
+pub mod discover;
+mod elf;
+mod gather;
+mod gcc;
+pub mod index;
+pub mod layout;
+mod loader;
+pub mod locale;
+pub mod policy;
+mod probe;
+mod stamp;
+mod store;
+mod walk;
+
+#[cfg(test)]
+mod reality;
+
+pub use discover::{DiscoverError, Discovered, discover};
+pub use elf::ElfError;
+pub use index::{Known, ToolchainIndex};

@@ -1,0 +1,54 @@
+//! What a node tells everybody about itself, a few times a second at most.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    digest::Digest,
+    limits::{ADVERT_BYTES_MAX, ADVERT_TOOLCHAINS_MAX},
+};
+
+/// A node's offer. Adverts may be stale: a stale one only costs a decline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Advert {
+    /// Grows with every advert of one run of the node; older ones are dropped.
+    pub sequence: u64,
+    /// When the node started, in seconds since the Unix epoch; with `sequence` it orders adverts across restarts.
+    pub started_unix_s: u64,
+    /// The version of the node, for people.
+    pub version: String,
+    /// The machine, as the kernel names it, e.g. `x86_64`.
+    pub machine: String,
+    /// How many cores the machine has (or its quota gives).
+    pub cores: u32,
+    /// How many actions it would run at once for others; 0 when it cannot or may not.
+    pub slots: u32,
+    /// How many of them are free now.
+    pub free: u32,
+    /// The toolchains it has whole, most recently used first.
+    pub toolchains: Vec<Digest>,
+}
+
+impl Advert {
+    /// Whether this advert replaces `other` of the same node.
+    pub fn is_newer_than(&self, other: &Self) -> bool {
+        (self.started_unix_s, self.sequence) > (other.started_unix_s, other.sequence)
+    }
+
+    /// The bytes to gossip; toolchains over the limit are left out.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut advert = self.clone();
+        advert.toolchains.truncate(ADVERT_TOOLCHAINS_MAX);
+        advert.version.truncate(32);
+        advert.machine.truncate(32);
+        postcard::to_stdvec(&advert).expect("encoding into memory does not fail")
+    }
+
+    /// An advert as received; `None` if it is malformed or over the limits.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > ADVERT_BYTES_MAX {
+            return None;
+        }
+        let advert: Self = postcard::from_bytes(bytes).ok()?;
+        (advert.toolchains.len() <= ADVERT_TOOLCHAINS_MAX && advert.free <= advert.slots).then_some(advert)
+    }
+}

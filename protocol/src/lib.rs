@@ -1,0 +1,32 @@
+//! Types, canonical encoding, keys and sans-IO state machines of the mesh.
+//!
+//! Everything two machines must agree on lives here: what an action is and how its key is computed
+//! ([`action`], [`canonical`]), who may take part ([`identity`], [`roster`], [`invite`]), what is said over
+//! the network ([`wire`], [`advert`]), and the decisions every node takes by itself ([`membership`],
+//! [`placement`]).
+//!
+//! Invariant: no clock, file system, network, environment or randomness. Time and random bytes come in as
+//! arguments, effects go out as values; `clippy.toml` of this crate enforces it.
+
+pub mod action;
+pub mod advert;
+pub mod canonical;
+pub mod digest;
+pub mod identity;
+pub mod invite;
+pub mod limits;
+pub mod membership;
+pub mod path;
+pub mod placement;
+mod random;
+pub mod roster;
+pub mod toolchain;
+pub mod tree;
+pub mod wire;
+
+pub use action::{Action, ActionKey, ActionRecord, ActionResult};
+pub use digest::Digest;
+pub use identity::{Identity, NodeId};
+pub use path::TreePath;
+pub use toolchain::Toolchain;
+pub use tree::{Entry, Tree};

@@ -1,0 +1,215 @@
+//! A circuit breaker per worker: one that fails gets no work for a while, then a single task as a probe.
+//!
+//! ```text
+//!            3 failures in a row, or one lost connection        pause over, task sent
+//!   Closed ──────────────────────────────────────────────▶ Open ──────────────────▶ Probing
+//!     ▲                                                      ▲                        │ │
+//!     │                                                      └──── failure ───────────┘ │
+//!     └────────────────────────────── success ──────────────────────────────────────────┘
+//! ```
+//!
+//! A compile that exits with an error on a worker is repeated locally. Until that has ended nobody knows whose
+//! fault the error was, so it is a suspicion: it counts against the worker like a failure, and is taken back
+//! when the local compiler fails too. So a build with many real errors is not held against the mesh, and a
+//! machine that fails everything at once attracts no more than [`FAILURES_MAX`] tasks.
+
+use std::time::Duration;
+
+use super::Failure;
+
+/// Failures in a row after which a worker gets no work.
+pub const FAILURES_MAX: u32 = 3;
+/// How long it gets none.
+pub const OPEN_TIME: Duration = Duration::from_secs(60);
+/// How long a worker gets none that sent something else than what it announced. A fault of memory or disk does
+/// not go away by itself; a working day is for a person to look at it.
+pub const QUARANTINE_TIME: Duration = Duration::from_secs(8 * 3600);
+
+/// The breaker of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Breaker {
+    state: State,
+    /// Failures whose cause is not known yet.
+    suspicions: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Closed { failures: u32 },
+    Open { until: Duration },
+    Probing,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Closed { failures: 0 }
+    }
+}
+
+impl Breaker {
+    /// How many tasks the worker may have at once.
+    pub(super) fn limit(&self, now: Duration) -> u32 {
+        match self.state {
+            State::Closed { failures } if failures + self.suspicions < FAILURES_MAX => u32::MAX,
+            State::Closed { .. } => 0,
+            State::Open { until } => u32::from(until <= now && self.suspicions == 0),
+            State::Probing => u32::from(self.suspicions == 0),
+        }
+    }
+
+    /// Until when the worker gets no work, if it is paused.
+    pub(super) fn open_until(&self, now: Duration) -> Option<Duration> {
+        match self.state {
+            State::Open { until } if now < until => Some(until),
+            _ => None,
+        }
+    }
+
+    pub(super) fn sent(&mut self, now: Duration) {
+        if matches!(self.state, State::Open { until } if until <= now) {
+            self.state = State::Probing;
+        }
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        // A task that was there before the breaker opened proves nothing about the time since.
+        if !matches!(self.state, State::Open { .. }) {
+            self.state = State::default();
+        }
+    }
+
+    /// A task came back without a verdict on the worker (declined or cancelled); a probe is due again at once.
+    pub(super) fn undecided(&mut self, now: Duration) {
+        if self.state == State::Probing {
+            self.state = State::Open { until: now };
+        }
+    }
+
+    pub(super) fn failed(&mut self, now: Duration, failure: Failure) {
+        match failure {
+            Failure::BadResult => self.open(now + QUARANTINE_TIME),
+            // Each lost connection costs whatever ran over it, and a flapping peer may cost one a minute.
+            Failure::Lost => self.open(now + OPEN_TIME),
+            _ if failure.may_be_the_tasks_own() => self.suspicions += 1,
+            _ => self.count(now),
+        }
+    }
+
+    /// A suspicion was right: the task is fine elsewhere.
+    pub(super) fn proven(&mut self, now: Duration) {
+        self.suspicions = self.suspicions.saturating_sub(1);
+        self.count(now);
+    }
+
+    /// A suspicion was wrong, or will never be settled.
+    pub(super) fn absolved(&mut self, now: Duration) {
+        self.suspicions = self.suspicions.saturating_sub(1);
+        self.undecided(now);
+    }
+
+    fn count(&mut self, now: Duration) {
+        match self.state {
+            State::Closed { failures } if failures + 1 < FAILURES_MAX => {
+                self.state = State::Closed { failures: failures + 1 };
+            }
+            State::Closed { .. } | State::Probing => self.open(now + OPEN_TIME),
+            State::Open { .. } => {}
+        }
+    }
+
+    fn open(&mut self, until: Duration) {
+        let until = match self.state {
+            State::Open { until: there } => there.max(until),
+            _ => until,
+        };
+        self.state = State::Open { until };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    /// Feeds what `feed` says into a fresh breaker at second 0 and returns its limits at the given seconds.
+    fn limits(feed: impl Fn(&mut Breaker), at: &[u32]) -> Vec<u32> {
+        let mut breaker = Breaker::default();
+        feed(&mut breaker);
+        at.iter().map(|s| breaker.limit(S * *s)).collect()
+    }
+
+    fn fail(breaker: &mut Breaker, failure: Failure, times: u32) {
+        (0..times).for_each(|_| breaker.failed(Duration::ZERO, failure));
+    }
+
+    #[test]
+    fn three_in_a_row_open_it_for_a_minute() {
+        assert_eq!(limits(|b| fail(b, Failure::Timeout, 2), &[0]), [u32::MAX]);
+        assert_eq!(limits(|b| fail(b, Failure::Timeout, 3), &[0, 59, 60]), [0, 0, 1]);
+        let interrupted = |b: &mut Breaker| {
+            fail(b, Failure::Timeout, 2);
+            b.succeeded();
+            fail(b, Failure::Timeout, 2);
+        };
+        assert_eq!(limits(interrupted, &[0]), [u32::MAX]);
+    }
+
+    #[test]
+    fn a_lost_connection_opens_it_at_once_and_a_lie_for_long() {
+        assert_eq!(limits(|b| fail(b, Failure::Lost, 1), &[0, 60]), [0, 1]);
+        assert_eq!(limits(|b| fail(b, Failure::BadResult, 1), &[60, 8 * 3600 - 1, 8 * 3600]), [0, 0, 1]);
+        let both = |b: &mut Breaker| {
+            fail(b, Failure::BadResult, 1);
+            fail(b, Failure::Lost, 1);
+        };
+        assert_eq!(limits(both, &[61]), [0], "a later, shorter pause does not shorten the quarantine");
+    }
+
+    #[test]
+    fn a_probe_decides() {
+        let probe = |b: &mut Breaker| {
+            fail(b, Failure::Lost, 1);
+            b.sent(S * 60);
+        };
+        let good = |b: &mut Breaker| {
+            probe(b);
+            b.succeeded();
+        };
+        let bad = |b: &mut Breaker| {
+            probe(b);
+            b.failed(S * 61, Failure::Timeout);
+        };
+        let declined = |b: &mut Breaker| {
+            probe(b);
+            b.undecided(S * 61);
+        };
+        assert_eq!(limits(good, &[61]), [u32::MAX]);
+        assert_eq!(limits(bad, &[61, 120, 121]), [0, 0, 1]);
+        assert_eq!(limits(declined, &[61]), [1]);
+    }
+
+    #[test]
+    fn suspicions_hold_work_back_until_they_are_settled() {
+        assert_eq!(limits(|b| fail(b, Failure::RemoteExit, 3), &[0, 1000]), [0, 0]);
+        let absolved = |b: &mut Breaker| {
+            fail(b, Failure::RemoteExit, 3);
+            (0..3).for_each(|_| b.absolved(Duration::ZERO));
+        };
+        assert_eq!(limits(absolved, &[0]), [u32::MAX]);
+        let proven = |b: &mut Breaker| {
+            fail(b, Failure::RemoteExit, 3);
+            (0..3).for_each(|_| b.proven(Duration::ZERO));
+        };
+        assert_eq!(limits(proven, &[0, 59, 60]), [0, 0, 1]);
+    }
+
+    #[test]
+    fn an_older_success_does_not_close_an_open_breaker() {
+        let late = |b: &mut Breaker| {
+            fail(b, Failure::Lost, 1);
+            b.succeeded();
+        };
+        assert_eq!(limits(late, &[0]), [0]);
+    }
+}

@@ -1,0 +1,166 @@
+//! The frames of the data plane, version 1.
+//!
+//! A requester opens one bidirectional stream per request on the pooled QUIC connection and writes one
+//! [`Request`]. What follows depends on the request; the exchange is drawn in `docs/protocol.md`. A frame is a
+//! 32-bit little-endian length and that many bytes of postcard. Blobs follow their [`BlobHeader`] as chunks
+//! that are zstd frames of at most [`crate::limits::CHUNK_BYTES_MAX`] bytes each, unpacked.
+//! Resetting the stream cancels.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    action::{Action, ActionResult},
+    digest::Digest,
+    identity::SignedBytes,
+    limits::FRAME_BYTES_MAX,
+    toolchain::Toolchain,
+};
+
+/// The data plane's protocol name in TLS (ALPN); a node of another version finds no common one.
+pub const DATA_ALPN: &[u8] = b"barn/1";
+/// The join protocol's name in TLS.
+pub const JOIN_ALPN: &[u8] = b"barn-join/1";
+
+/// The first frame on a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Run this action. Answered with [`RunReply`].
+    Run(Box<Action>),
+    /// Send this toolchain's description. Answered with [`ToolchainReply`].
+    Toolchain(Digest),
+    /// Send these blobs of a toolchain. Answered with one [`BlobHeader`] each, in order.
+    Blobs(Vec<Digest>),
+}
+
+/// A worker's first answer to [`Request::Run`], at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunReply {
+    /// Not here; ask another.
+    Declined(Decline),
+    /// Send these blobs, in this order; then wait for [`RunDone`].
+    Accepted {
+        /// The blobs of the input tree that the worker lacks.
+        need: Vec<Digest>,
+    },
+}
+
+/// Why a worker declines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Decline {
+    /// All slots are taken.
+    Busy,
+    /// It lacks the toolchain and has begun to fetch it from the requester.
+    FetchingToolchain,
+    /// It cannot or may not run remote work at all.
+    NotAWorker,
+    /// It cannot run this toolchain's machine.
+    OtherMachine,
+    /// The requester may not submit.
+    NotAllowed,
+    /// The action is malformed or over this worker's limits.
+    Unfit,
+}
+
+/// A worker's last frame for a run; on success the blobs of the result follow in the order of
+/// [`ActionResult::blobs`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunDone {
+    /// The compiler ran to its end.
+    Finished {
+        /// What it did.
+        result: ActionResult,
+        /// The worker's signed record of it.
+        record: SignedBytes,
+    },
+    /// It did not; the requester runs the action elsewhere or locally.
+    Failed(RunFailure),
+}
+
+/// Why an action did not run to its end on a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunFailure {
+    /// The compiler died of this signal (out of memory, crash).
+    Killed {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// It took longer than the worker allows.
+    TimedOut,
+    /// It broke a limit of the sandbox, or wrote something that is no regular file.
+    Refused,
+    /// The sandbox could not be set up.
+    Sandbox,
+    /// A blob that arrived was not the one asked for, or the store failed.
+    Inputs,
+}
+
+/// The answer to [`Request::Toolchain`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToolchainReply {
+    /// Here it is; its digest is the one asked for.
+    Found(Toolchain),
+    /// Not here.
+    NotFound,
+}
+
+/// What precedes a blob's chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlobHeader {
+    /// A blob of this digest and size follows.
+    Present {
+        /// Its digest.
+        digest: Digest,
+        /// Its size in bytes, unpacked.
+        size: u64,
+    },
+    /// The sender does not have it.
+    Absent(Digest),
+}
+
+/// A frame that cannot be read or written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The frame is larger than allowed.
+    #[error("frame of {0} bytes is over the limit")]
+    TooLarge(usize),
+    /// The bytes are not a value of the expected type, or something follows it.
+    #[error("malformed frame")]
+    Malformed,
+}
+
+/// A value as a frame's body.
+///
+/// # Errors
+/// When it is over the frame limit.
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
+    let bytes = postcard::to_stdvec(value).map_err(|_| FrameError::Malformed)?;
+    if bytes.len() > FRAME_BYTES_MAX { Err(FrameError::TooLarge(bytes.len())) } else { Ok(bytes) }
+}
+
+/// A frame's body as a value.
+///
+/// # Errors
+/// When it is over the limit, malformed, or has trailing bytes.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+    if body.len() > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLarge(body.len()));
+    }
+    match postcard::take_from_bytes(body) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(FrameError::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        let mut body = encode(&Decline::Busy).unwrap();
+        assert_eq!(decode::<Decline>(&body), Ok(Decline::Busy));
+        body.push(0);
+        assert_eq!(decode::<Decline>(&body), Err(FrameError::Malformed));
+        assert_eq!(decode::<Decline>(&[]), Err(FrameError::Malformed));
+    }
+}

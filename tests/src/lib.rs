@@ -1,0 +1,1 @@
+//! Whole behaviours through the real barn binaries against real compilers.
