@@ -301,6 +301,9 @@ mod tests {
         ];
         let frames: Vec<u8> =
             entries.iter().flat_map(|e| frame(1, 2, &postcard::to_stdvec(e).unwrap())).collect();
-        assert_eq!(Digest::of(&frames).to_string(), "9a6a94cc9f81aa13a0bffa00d77e004db9552f2d0116b29c1d251455aef4a21b");
+        assert_eq!(
+            Digest::of(&frames).to_string(),
+            "9a6a94cc9f81aa13a0bffa00d77e004db9552f2d0116b29c1d251455aef4a21b"
+        );
     }
 }

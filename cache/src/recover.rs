@@ -103,6 +103,7 @@ pub(crate) fn open(layout: Layout, limits: Limits) -> io::Result<State> {
         // An error pauses the store: the node starts, and a later put tries again.
         let _ = state.guard(rebuild);
     }
+    let _ = state.guard(State::settle);
     Ok(state)
 }
 

@@ -383,7 +383,7 @@ impl State {
     }
 
     /// After a put: back under the limits, by a bounded amount of work.
-    fn settle(&mut self) -> Result<()> {
+    pub(crate) fn settle(&mut self) -> Result<()> {
         self.write_touches_if_many()?;
         self.evict(self.limits.bytes_max, EVICTIONS_PER_PUT_MAX)?;
         self.maintain_journal()

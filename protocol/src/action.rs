@@ -196,3 +196,150 @@ impl ActionRecord {
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("encoding into memory does not fail")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::{Identity, tree::Entry};
+
+    fn path(text: &str) -> TreePath {
+        TreePath::new(text).expect("a good path")
+    }
+
+    fn output(at: &str, optional: bool) -> Output {
+        Output { path: path(at), optional }
+    }
+
+    fn action() -> Action {
+        let mut inputs = Tree::new();
+        let source = Entry::File { digest: Digest::of(b"int x;"), size: 6, executable: false };
+        inputs.insert(path("/w/x.c"), source).expect("it fits");
+        Action {
+            toolchain: Digest::of(b"toolchain"),
+            program: path("/usr/bin/gcc"),
+            argv: ["gcc", "-c", "x.c"].map(|arg| arg.as_bytes().to_vec()).to_vec(),
+            env: BTreeMap::from([(b"LANG".to_vec(), b"C".to_vec()), (b"TZ".to_vec(), b"".to_vec())]),
+            cwd: path("/w"),
+            inputs,
+            outputs: vec![output("/w/x.o", false), output("/w/x.su", true)],
+        }
+    }
+
+    #[test]
+    fn golden_vector() {
+        let number = |n: u64| n.to_le_bytes().to_vec();
+        let text = |t: &str| [number(t.len() as u64), t.as_bytes().to_vec()].concat();
+        let bytes = [
+            Digest::of(b"toolchain").as_bytes().to_vec(),
+            text("/usr/bin/gcc"),
+            number(3),
+            [text("gcc"), text("-c"), text("x.c")].concat(),
+            number(2),
+            [text("LANG"), text("C"), text("TZ"), text("")].concat(),
+            text("/w"),
+            action().inputs.digest().as_bytes().to_vec(),
+            number(2),
+            [text("/w/x.o"), number(0), text("/w/x.su"), number(1)].concat(),
+        ];
+        let key = action().key();
+        assert_eq!(*key.0.as_bytes(), blake3::derive_key("barnraise action v1", &bytes.concat()));
+        assert_eq!(key.to_string(), "72d442a06a31427ff1712d49781e62f629cf187514facf85986b6f13be5536af");
+    }
+
+    #[test]
+    fn every_part_of_an_action_counts() {
+        let changes: [fn(&mut Action); 16] = [
+            |a| a.toolchain = Digest::of(b"other"),
+            |a| a.program = path("/usr/bin/g++"),
+            |a| a.argv[2].push(b'c'),
+            |a| drop(a.argv.pop()),
+            |a| a.argv.push(Vec::new()),
+            |a| a.argv.swap(1, 2),
+            |a| a.argv = vec![b"gcc-c".to_vec(), Vec::new(), b"x.c".to_vec()],
+            |a| drop(a.env.remove(&b"TZ"[..])),
+            |a| drop(a.env.insert(b"LANG".to_vec(), b"D".to_vec())),
+            |a| drop(a.env.insert(b"A".to_vec(), Vec::new())),
+            |a| a.cwd = path("/"),
+            |a| a.inputs.insert(path("/w/y.h"), Entry::Directory).expect("it fits"),
+            |a| a.inputs = Tree::new(),
+            |a| drop(a.outputs.pop()),
+            |a| a.outputs.reverse(),
+            |a| a.outputs[1].optional = false,
+        ];
+        let mut keys = vec![action().key()];
+        for change in changes {
+            let mut changed = action();
+            change(&mut changed);
+            keys.push(changed.key());
+        }
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), 17, "two of the changes have one key");
+    }
+
+    /// The action with another small argv and environment.
+    fn variant() -> impl Strategy<Value = Action> {
+        let argv = vec(vec(0..3_u8, 0..3), 0..4);
+        let env = vec((vec(0..2_u8, 0..2), vec(0..2_u8, 0..2)), 0..3);
+        (argv, env).prop_map(|(argv, env)| Action { argv, env: env.into_iter().collect(), ..action() })
+    }
+
+    proptest! {
+        #[test]
+        fn unequal_argv_and_env_have_unequal_keys(one in variant(), two in variant()) {
+            prop_assert_eq!(one == two, one.key() == two.key());
+        }
+
+        #[test]
+        fn the_key_survives_the_wire(argv in vec(vec(any::<u8>(), 0..20), 0..6)) {
+            let sent = Action { argv, ..action() };
+            let bytes = crate::wire::encode(&sent).expect("it is small");
+            let received: Action = crate::wire::decode(&bytes).expect("it is well-formed");
+            prop_assert_eq!(received.key(), sent.key());
+        }
+    }
+
+    fn written(outputs: &[u32]) -> ActionResult {
+        let file = |output: &u32| OutputFile { output: *output, digest: Digest::of(b"o"), size: 1 };
+        let (stdout, stderr) = (Blob::of(b""), Blob::of(b""));
+        ActionResult { exit_code: 0, stdout, stderr, outputs: outputs.iter().map(file).collect(), wall_ms: 1 }
+    }
+
+    #[test]
+    fn results_are_held_against_their_action() {
+        let check = |result: ActionResult, expect| assert_eq!(result.check(&action()), expect, "{result:?}");
+        check(written(&[0, 1]), Ok(()));
+        check(written(&[0]), Ok(()));
+        check(written(&[1]), Err(ResultError::Missing(path("/w/x.o"))));
+        check(written(&[]), Err(ResultError::Missing(path("/w/x.o"))));
+        check(ActionResult { exit_code: 1, ..written(&[]) }, Ok(()));
+        check(written(&[0, 0]), Err(ResultError::Unasked));
+        check(written(&[1, 0]), Err(ResultError::Unasked));
+        check(written(&[0, 2]), Err(ResultError::Unasked));
+        check(written(&[0; OUTPUTS_MAX + 1]), Err(ResultError::TooLarge));
+        let loud = Blob { digest: Digest::of(b""), size: STDIO_BYTES_MAX + 1 };
+        check(ActionResult { stderr: loud, ..written(&[0]) }, Err(ResultError::TooLarge));
+        check(ActionResult { stdout: loud, ..written(&[0]) }, Err(ResultError::TooLarge));
+        let mut large = written(&[0, 1]);
+        large.outputs.iter_mut().for_each(|o| o.size = u64::MAX);
+        check(large, Err(ResultError::TooLarge));
+    }
+
+    #[test]
+    fn a_record_is_its_producers() {
+        let (producer, other) = (Identity::from_seed(&[1; 32]), Identity::from_seed(&[2; 32]));
+        let record = ActionRecord {
+            key: action().key(),
+            result: written(&[0]),
+            producer: producer.id(),
+            sandboxed: true,
+            epoch: 3,
+        };
+        let signed = record.sign(&producer);
+        let read = signed.verified(RECORD_CONTEXT, &producer.id()).map(postcard::from_bytes);
+        assert_eq!(read, Some(Ok(record)));
+        assert_eq!(signed.verified(RECORD_CONTEXT, &other.id()), None);
+    }
+}

@@ -52,3 +52,54 @@ impl Advert {
         (advert.toolchains.len() <= ADVERT_TOOLCHAINS_MAX && advert.free <= advert.slots).then_some(advert)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advert() -> Advert {
+        Advert {
+            sequence: 1,
+            started_unix_s: 1000,
+            version: "0.1.0".into(),
+            machine: "x86_64".into(),
+            cores: 8,
+            slots: 6,
+            free: 6,
+            toolchains: vec![Digest::of(b"gcc")],
+        }
+    }
+
+    #[test]
+    fn a_restart_begins_a_newer_series() {
+        let older = advert();
+        let next = Advert { sequence: 2, ..advert() };
+        let restarted = Advert { sequence: 0, started_unix_s: 1001, ..advert() };
+        assert!(next.is_newer_than(&older) && !older.is_newer_than(&next));
+        assert!(restarted.is_newer_than(&next) && !next.is_newer_than(&restarted));
+        assert!(!older.is_newer_than(&older));
+    }
+
+    #[test]
+    fn what_fits_round_trips_and_the_rest_is_cut() {
+        assert_eq!(Advert::decode(&advert().encode()), Some(advert()));
+        let digests = (0..200_u32).map(|n| Digest::of(&n.to_le_bytes()));
+        let large = Advert { toolchains: digests.collect(), version: "v".repeat(5000), ..advert() };
+        let received = Advert::decode(&large.encode()).expect("it was cut to the limits");
+        assert_eq!(received.toolchains, large.toolchains[..ADVERT_TOOLCHAINS_MAX]);
+        assert!(large.encode().len() <= ADVERT_BYTES_MAX);
+    }
+
+    #[test]
+    fn malformed_adverts_are_dropped() {
+        let raw = |advert: &Advert| postcard::to_stdvec(advert).expect("encodes");
+        assert_eq!(Advert::decode(&raw(&Advert { free: 7, ..advert() })), None);
+        let many = vec![Digest::of(b""); ADVERT_TOOLCHAINS_MAX + 1];
+        assert_eq!(Advert::decode(&raw(&Advert { toolchains: many, ..advert() })), None);
+        assert_eq!(Advert::decode(&raw(&Advert { version: "v".repeat(9000), ..advert() })), None);
+        let bytes = advert().encode();
+        for cut in 0..bytes.len() {
+            assert_eq!(Advert::decode(&bytes[..cut]), None, "cut to {cut} bytes");
+        }
+    }
+}

@@ -189,3 +189,204 @@ fn encode_entry(encoder: &mut Canonical, entry: &Entry) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn path(text: &str) -> TreePath {
+        TreePath::new(text).expect("a good path")
+    }
+
+    fn file(text: &str) -> Entry {
+        Entry::File { digest: Digest::of(text.as_bytes()), size: text.len() as u64, executable: false }
+    }
+
+    fn link(target: &str) -> Entry {
+        Entry::Symlink { target: target.into() }
+    }
+
+    fn tree(entries: &[(&str, Entry)]) -> Tree {
+        let mut tree = Tree::new();
+        for (at, entry) in entries {
+            tree.insert(path(at), entry.clone()).expect("it fits");
+        }
+        tree
+    }
+
+    /// Inserts the last entry after the others.
+    fn check(entries: &[(&str, Entry)], expect: Result<(), TreeError>) {
+        let (last, others) = entries.split_last().expect("at least one");
+        assert_eq!(tree(others).insert(path(last.0), last.1.clone()), expect, "{entries:?}");
+    }
+
+    #[test]
+    fn nothing_lies_below_a_leaf_whatever_comes_first() {
+        let below = |at: &str| Err(TreeError::BelowLeaf(path(at)));
+        check(&[("/a", file("x")), ("/a/b/c", file("y"))], below("/a/b/c"));
+        check(&[("/a", link("x")), ("/a/b", Entry::Directory)], below("/a/b"));
+        check(&[("/a/b/c", file("y")), ("/a", file("x"))], below("/a"));
+        check(&[("/a/b", Entry::Directory), ("/a", link("x"))], below("/a"));
+        // Names that sort between a path and what lies below it.
+        check(
+            &[("/a/b", file("y")), ("/a-b", file("z")), ("/a.b", file("z")), ("/a", link("x"))],
+            below("/a"),
+        );
+        check(&[("/ab/c", file("y")), ("/a", file("x"))], Ok(()));
+        check(&[("/a/b", file("y")), ("/a", Entry::Directory)], Ok(()));
+        check(&[("/a", Entry::Directory), ("/a/b", file("y"))], Ok(()));
+    }
+
+    #[test]
+    fn a_path_holds_one_thing() {
+        check(&[("/a", file("x")), ("/a", file("x"))], Ok(()));
+        for other in [file("y"), link("x"), Entry::Directory] {
+            check(&[("/a", file("x")), ("/a", other)], Err(TreeError::Conflict(path("/a"))));
+        }
+        let executable = Entry::File { digest: Digest::of(b"x"), size: 1, executable: true };
+        check(&[("/a", file("x")), ("/a", executable)], Err(TreeError::Conflict(path("/a"))));
+    }
+
+    #[test]
+    fn entries_that_no_file_system_would_hold_are_refused() {
+        let bad = |at: &str| Err(TreeError::BadEntry(path(at)));
+        check(&[("/a", link(""))], bad("/a"));
+        check(&[("/a", link("x\0y"))], bad("/a"));
+        check(&[("/a", link(&"x".repeat(PATH_BYTES_MAX + 1)))], bad("/a"));
+        check(&[("/a", link(&"x".repeat(PATH_BYTES_MAX)))], Ok(()));
+        check(&[("/", file("x"))], bad("/"));
+        check(&[("/", link("x"))], bad("/"));
+        check(&[("/", Entry::Directory)], Ok(()));
+        let sized = |size| Entry::File { digest: Digest::of(b""), size, executable: false };
+        check(&[("/a", sized(BLOB_BYTES_MAX))], Ok(()));
+        check(&[("/a", sized(BLOB_BYTES_MAX + 1))], bad("/a"));
+    }
+
+    #[test]
+    fn a_tree_is_full_at_its_limit() {
+        let mut tree = Tree::new();
+        for n in 0..TREE_ENTRIES_MAX {
+            tree.insert(path(&format!("/{n}")), Entry::Directory).expect("there is room");
+        }
+        assert_eq!(tree.insert(path("/x"), Entry::Directory), Err(TreeError::TooMany));
+        assert_eq!(tree.insert(path("/0"), Entry::Directory), Ok(()), "what is there may come again");
+    }
+
+    #[test]
+    fn foreign_bytes_are_checked_like_insertions() {
+        let decode = |entries: &[(&str, Entry)]| {
+            let raw: Vec<(Vec<u8>, Entry)> =
+                entries.iter().map(|(at, entry)| (at.as_bytes().to_vec(), entry.clone())).collect();
+            postcard::from_bytes::<Tree>(&postcard::to_stdvec(&raw).expect("encodes"))
+        };
+        let good = [("/a", Entry::Directory), ("/a/b", file("x")), ("/c", link("../.."))];
+        assert_eq!(decode(&good), Ok(tree(&good)));
+        for hostile in [
+            &[("/a", link("/etc")), ("/a/passwd", file("x"))][..],
+            &[("/a/passwd", file("x")), ("/a", link("/etc"))],
+            &[("/a/../b", file("x"))],
+            &[("a", file("x"))],
+            &[("/a", link("x\0"))],
+        ] {
+            assert!(decode(hostile).is_err(), "{hostile:?}");
+        }
+        // A count that promises more entries than the bytes can hold must not be believed.
+        assert!(postcard::from_bytes::<Tree>(&[0xff, 0xff, 0xff, 0xff, 0x0f]).is_err());
+    }
+
+    #[test]
+    fn golden_vector() {
+        let tree = tree(&[("/d", Entry::Directory), ("/f", file("barn")), ("/l", link("f"))]);
+        let mut bytes = Vec::new();
+        let number = |n: u64| n.to_le_bytes().to_vec();
+        bytes.extend(number(3));
+        bytes.extend([number(2), b"/d".to_vec(), number(3)].concat());
+        let barn = Digest::of(b"barn").as_bytes().to_vec();
+        bytes.extend([number(2), b"/f".to_vec(), number(1), barn, number(4), number(0)].concat());
+        bytes.extend([number(2), b"/l".to_vec(), number(2), number(1), b"f".to_vec()].concat());
+        assert_eq!(*tree.digest().as_bytes(), blake3::derive_key("barnraise tree v1", &bytes));
+        assert_eq!(
+            tree.digest().to_string(),
+            "598763786b23d609d0f080d3bc5287d0be43b3188a50c8be49e8d9af0cf91d0a"
+        );
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        prop_oneof![
+            ("[ab]{0,2}", any::<bool>()).prop_map(|(text, executable)| Entry::File {
+                digest: Digest::of(text.as_bytes()),
+                size: text.len() as u64,
+                executable
+            }),
+            "[ab/.]{1,3}".prop_map(|target| Entry::Symlink { target: target.into_bytes() }),
+            Just(Entry::Directory),
+        ]
+    }
+
+    fn entries() -> impl Strategy<Value = Vec<(TreePath, Entry)>> {
+        vec(("(/[ab.-]{1,2}){1,3}", entry()), 0..12).prop_map(|entries| {
+            let made = entries.into_iter().map(|(at, entry)| (TreePath::new(at), entry));
+            made.filter_map(|(at, entry)| Some((at.ok()?, entry))).collect()
+        })
+    }
+
+    proptest! {
+        /// The invariant of the type, against a model that compares all pairs.
+        #[test]
+        fn insertions_keep_the_invariant(entries in entries()) {
+            let mut tree = Tree::new();
+            for (at, entry) in entries {
+                let is_leaf = |e: &Entry| !matches!(e, Entry::Directory);
+                let clash = tree.iter().any(|(there, old)| {
+                    (there == &at && *old != entry)
+                        || (there != &at && is_leaf(old) && at.starts_with(there))
+                        || (there != &at && is_leaf(&entry) && there.starts_with(&at))
+                });
+                let before = tree.clone();
+                let inserted = tree.insert(at.clone(), entry.clone());
+                prop_assert_eq!(inserted.is_err(), clash);
+                if clash {
+                    prop_assert_eq!(&tree, &before);
+                } else {
+                    prop_assert_eq!(tree.get(&at), Some(&entry));
+                }
+            }
+        }
+
+        #[test]
+        fn unequal_trees_have_unequal_digests(one in entries(), two in entries()) {
+            let build = |entries: Vec<(TreePath, Entry)>| {
+                let mut tree = Tree::new();
+                for (at, entry) in entries {
+                    drop(tree.insert(at, entry));
+                }
+                tree
+            };
+            let (one, two) = (build(one), build(two));
+            prop_assert_eq!(one == two, one.digest() == two.digest());
+        }
+
+        #[test]
+        fn what_is_encoded_is_decoded(entries in entries()) {
+            let mut tree = Tree::new();
+            for (at, entry) in entries {
+                drop(tree.insert(at, entry));
+            }
+            let bytes = postcard::to_stdvec(&tree).expect("encodes");
+            prop_assert_eq!(postcard::from_bytes::<Tree>(&bytes), Ok(tree));
+        }
+
+        #[test]
+        fn any_bytes_decode_to_a_sound_tree_or_not_at_all(bytes in vec(0..8_u8, 0..80)) {
+            if let Ok(tree) = postcard::from_bytes::<Tree>(&bytes) {
+                let mut again = Tree::new();
+                for (at, entry) in tree.iter() {
+                    prop_assert!(again.insert(at.clone(), entry.clone()).is_ok());
+                }
+                prop_assert_eq!(again, tree);
+            }
+        }
+    }
+}

@@ -346,7 +346,7 @@ impl World {
             self.later(delay, refused);
             return;
         }
-        let offered = self.nodes[from].roster.clone();
+        let offered = self.hands_over(from, to);
         self.adopt(to, &offered);
         let mut link = None;
         if [from, to].iter().all(|n| self.nodes[to].listed.contains(n)) {
@@ -357,8 +357,14 @@ impl World {
             self.tell(to, Event::Connected { peer, address: address(from), outbound: false });
             link = Some(number);
         }
-        let roster = Some(self.nodes[to].roster.clone());
+        let roster = Some(self.hands_over(to, from));
         self.later(delay, Happening::DialEnds { from, to, dial, link, roster });
+    }
+
+    /// In a handshake `from` shows its roster to whom it finds on it; others get nothing new.
+    fn hands_over(&self, from: usize, to: usize) -> Sheet {
+        let shown = if self.nodes[from].listed.contains(&to) { from } else { to };
+        self.nodes[shown].roster.clone()
     }
 
     fn dial_ends(&mut self, from: usize, to: usize, dial: u64, link: Option<u64>, roster: Option<Sheet>) {
@@ -567,17 +573,20 @@ impl World {
         if !it.alive {
             return;
         }
-        let connected: BTreeSet<usize> = it.membership.connected_peers().map(|id| self.index[&id]).collect();
         self.check("nobody is connected to a peer that its own roster does not list", {
             it.links.keys().all(|peer| it.listed.contains(peer))
         });
         self.check("nobody who knows to be struck is connected", {
             it.listed.contains(&node) || it.links.is_empty()
         });
-        self.check("a peer is up while a connection exists", it.links.keys().eq(connected.iter()));
-        self.check("what was reported up is up", it.up == connected);
-        let dialing = it.membership.peers().filter(|p| matches!(p.state, PeerState::Dialing { .. }));
-        self.check("dials are bounded", dialing.count() <= DIALS_MAX);
+        self.check("a peer is up while a connection exists", it.links.keys().eq(it.up.iter()));
+        let (mut connected, mut dialing) = (0, 0);
+        for peer in it.membership.peers() {
+            connected += usize::from(matches!(peer.state, PeerState::Connected { .. }));
+            dialing += usize::from(matches!(peer.state, PeerState::Dialing { .. }));
+        }
+        self.check("what was reported up is up", connected == it.up.len());
+        self.check("dials are bounded", dialing <= DIALS_MAX);
     }
 
     fn check_quiescence(&self) {
@@ -587,6 +596,8 @@ impl World {
         for &node in &members {
             let it = &self.nodes[node];
             self.check("all members are alive in the end", it.alive);
+            let connected = it.membership.connected_peers().map(|id| self.index[&id]);
+            self.check("what was reported up is up", connected.collect::<BTreeSet<_>>() == it.up);
             self.check("all members have the newest roster", it.epoch() == newest.epoch);
             for other in &members {
                 let good = node == *other || it.up.contains(other);

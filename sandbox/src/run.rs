@@ -441,6 +441,10 @@ impl Taker<'_> {
     fn step(&mut self, step: Step<'_>) -> Result<(), RunError> {
         match step {
             Step::Continue => Ok(()),
+            Step::Done => {
+                self.done = true;
+                Ok(())
+            }
             Step::Started => {
                 self.started = Some(Instant::now());
                 Ok(())
@@ -456,10 +460,6 @@ impl Taker<'_> {
             Step::Data { bytes, last } => {
                 self.store(|sink| sink.write(bytes))?;
                 if last { self.store(|sink| sink.end()) } else { Ok(()) }
-            }
-            Step::Done => {
-                self.done = true;
-                Ok(())
             }
             Step::Limit(limit) => Err(RunError::Limit(limit)),
             Step::Failed { stage: FailedAt::Start, errno, .. } => {

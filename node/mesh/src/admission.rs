@@ -163,12 +163,17 @@ async fn exchange(
         receive_roster(stream, cell).await?;
     }
     let verdict = cell.standing(peer, unix_now_s());
-    stream.write_all(&[if verdict.is_ok() { WELCOME } else { NOT_WELCOME }]).await?;
-    stream.flush().await?;
+    let said = say(stream, if verdict.is_ok() { WELCOME } else { NOT_WELCOME }).await;
     verdict?;
+    said?;
     let mut theirs = [NOT_WELCOME];
     stream.read_exact(&mut theirs).await?;
     if theirs == [WELCOME] { Ok(()) } else { Err(AdmissionError::RefusedByPeer) }
+}
+
+async fn say(stream: &mut (impl AsyncWrite + Unpin), verdict: u8) -> io::Result<()> {
+    stream.write_all(&[verdict]).await?;
+    stream.flush().await
 }
 
 fn hello(mine: &SignedRoster) -> [u8; HELLO_BYTES] {

@@ -50,8 +50,7 @@ pub(crate) fn start(peer: PeerId, listening: watch::Receiver<Vec<SocketAddr>>) -
 
 async fn run(peer: PeerId, listening: watch::Receiver<Vec<SocketAddr>>, found: &mpsc::Sender<Found>) {
     loop {
-        let config =
-            mdns::Config { ttl: MDNS_TTL, query_interval: MDNS_QUERY_INTERVAL, enable_ipv6: false };
+        let config = mdns::Config { ttl: MDNS_TTL, query_interval: MDNS_QUERY_INTERVAL, enable_ipv6: false };
         match mdns::tokio::Behaviour::new(config, peer) {
             Ok(mdns) => look(mdns, listening.clone(), found).await,
             Err(error) => {

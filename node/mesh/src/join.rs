@@ -118,10 +118,9 @@ pub async fn join(invite: &Invite, identity: &Identity, name: &str) -> Result<Si
     let socket = bind_udp(None, 0).map_err(JoinError::Socket)?;
     let endpoint = endpoint(socket).map_err(JoinError::Socket)?;
     let config = Tls::new(identity).dialler(invite.inviter, JOIN_ALPN);
-    let connection = reach(&endpoint, &config, invite).await.ok_or_else(|| JoinError::Unreachable {
-        inviter: invite.inviter,
-        tried: invite.addresses.clone(),
-    })?;
+    let connection = reach(&endpoint, &config, invite)
+        .await
+        .ok_or_else(|| JoinError::Unreachable { inviter: invite.inviter, tried: invite.addresses.clone() })?;
     let asked = tokio::time::timeout(JOIN_TIMEOUT, ask(&connection, invite, name)).await;
     connection.close(close::JOINED, b"");
     let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;

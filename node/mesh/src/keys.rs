@@ -55,12 +55,13 @@ pub(crate) fn multiaddr(address: SocketAddr) -> Multiaddr {
     Multiaddr::from(address.ip()).with(Protocol::Tcp(address.port()))
 }
 
-/// The socket address of a plain `/ip/tcp` multiaddress, a trailing `/p2p` allowed.
+/// The socket address of a plain `/ip/tcp` multiaddress, a trailing `/p2p` allowed. None for IPv6 link-local
+/// addresses: without the number of an interface, which is another on every machine, they cannot be dialled.
 pub(crate) fn socket_addr(multiaddr: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = multiaddr.iter();
     let ip = match parts.next()? {
         Protocol::Ip4(ip) => IpAddr::V4(ip),
-        Protocol::Ip6(ip) => IpAddr::V6(ip).to_canonical(),
+        Protocol::Ip6(ip) if !ip.is_unicast_link_local() => IpAddr::V6(ip).to_canonical(),
         _ => return None,
     };
     let Protocol::Tcp(port) = parts.next()? else { return None };
@@ -89,7 +90,14 @@ mod tests {
             let address: SocketAddr = text.parse().unwrap();
             assert_eq!(socket_addr(&multiaddr(address)), Some(address));
         }
-        for bad in ["/ip4/1.2.3.4/udp/1", "/dns/example.org/tcp/1", "/ip4/1.2.3.4", "/ip4/1.2.3.4/tcp/1/ws"] {
+        let bad = [
+            "/ip4/1.2.3.4/udp/1",
+            "/dns/example.org/tcp/1",
+            "/ip4/1.2.3.4",
+            "/ip4/1.2.3.4/tcp/1/ws",
+            "/ip6/fe80::1/tcp/1",
+        ];
+        for bad in bad {
             assert_eq!(socket_addr(&bad.parse().unwrap()), None, "{bad}");
         }
     }

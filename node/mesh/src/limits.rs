@@ -94,8 +94,10 @@ pub const REDIAL_MAX: Duration = Duration::from_secs(8);
 pub const DIAL_STAGGER: Duration = Duration::from_millis(150);
 /// How long a link that was replaced by a better one may finish its streams.
 pub const RETIRE_GRACE: Duration = Duration::from_secs(10);
-/// Longest wait for a data link or for a free stream on it.
+/// Longest wait for a data link, counted from when it was first missing, and for a free stream on it.
 pub const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// Wait for a data link that nobody has begun to make: the peer may have come up this instant.
+pub const OPEN_TIMEOUT_UNEXPECTED: Duration = Duration::from_millis(500);
 
 /// Join attempts served a second, overall: a secret of 128 bits is not guessed, and signing costs little.
 pub const JOINS_PER_SECOND_MAX: u32 = 5;

@@ -123,7 +123,8 @@ pub struct PeerView {
     pub advert: Option<Advert>,
 }
 
-/// A running mesh; clones are handles to the same one.
+/// A running mesh; clones are handles to the same one. It runs until [`Mesh::shutdown`], or until the receiver of its
+/// events is dropped.
 #[derive(Clone)]
 pub struct Mesh {
     shared: Arc<Shared>,
@@ -208,7 +209,7 @@ impl Mesh {
     ///
     /// # Errors
     /// When there is no link to the peer and none comes up, or the peer takes no more streams, both within
-    /// [`crate::limits::OPEN_TIMEOUT`].
+    /// [`crate::limits::OPEN_TIMEOUT`]. A link that has been missing for that long is not waited for.
     pub async fn open(&self, peer: NodeId) -> Result<(SendStream, RecvStream), OpenError> {
         self.shared.links.open(peer).await
     }
@@ -245,7 +246,8 @@ impl Mesh {
     /// Dials this address until a member is found there.
     pub fn add_peer_address(&self, address: SocketAddr) {
         self.shared.intent.send_if_modified(|intent| {
-            let news = !intent.peers.contains(&address) && intent.peers.len() < crate::limits::STATIC_PEERS_MAX;
+            let news =
+                !intent.peers.contains(&address) && intent.peers.len() < crate::limits::STATIC_PEERS_MAX;
             if news {
                 intent.peers.push(address);
             }
@@ -287,9 +289,8 @@ impl Parts {
             stop,
         };
         let data = tokio::spawn(DataPlane::new(data, endpoint).run());
-        let discovery = self.mdns.then(|| {
-            discovery::start(*swarm.local_peer_id(), self.shared.listening.subscribe())
-        });
+        let discovery =
+            self.mdns.then(|| discovery::start(*swarm.local_peer_id(), self.shared.listening.subscribe()));
         let control = Control::new(ControlConfig {
             shared: self.shared.clone(),
             swarm,

@@ -120,10 +120,7 @@ pub(crate) async fn read_body(
 }
 
 /// Writes all of `bytes`; each [`READ_STEP_BYTES`] of it must be taken within the stall timeout.
-pub(crate) async fn write_all(
-    send: &mut (impl AsyncWrite + Unpin),
-    bytes: &[u8],
-) -> Result<(), StreamError> {
+pub(crate) async fn write_all(send: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(), StreamError> {
     let patience = crate::limits::STALL_TIMEOUT;
     for step in bytes.chunks(READ_STEP_BYTES) {
         tokio::time::timeout(patience, send.write_all(step))

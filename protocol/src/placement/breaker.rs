@@ -25,10 +25,16 @@ pub const OPEN_TIME: Duration = Duration::from_secs(60);
 /// not go away by itself; a working day is for a person to look at it.
 pub const QUARANTINE_TIME: Duration = Duration::from_secs(8 * 3600);
 
+/// A worker that has not yet ended a task well may have only [`FAILURES_MAX`] of ours until it has kept one for
+/// this long: one that fails everything does so at once, and would else be sent as many as it has slots.
+pub const UNPROVEN_TIME: Duration = Duration::from_secs(1);
+
 /// The breaker of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     state: State,
+    /// From when it may have as many tasks as it has slots; `None` until it has had one.
+    trusted_from: Option<Duration>,
     /// Failures whose cause is not known yet.
     suspicions: u32,
 }
@@ -50,8 +56,11 @@ impl Breaker {
     /// How many tasks the worker may have at once.
     pub(super) fn limit(&self, now: Duration) -> u32 {
         match self.state {
-            State::Closed { failures } if failures + self.suspicions < FAILURES_MAX => u32::MAX,
-            State::Closed { .. } => 0,
+            State::Closed { failures } => {
+                let left = FAILURES_MAX.saturating_sub(failures + self.suspicions);
+                let trusted = self.trusted_from.is_some_and(|from| from <= now);
+                if trusted && left > 0 { u32::MAX } else { left }
+            }
             State::Open { until } => u32::from(until <= now && self.suspicions == 0),
             State::Probing => u32::from(self.suspicions == 0),
         }
@@ -66,6 +75,7 @@ impl Breaker {
     }
 
     pub(super) fn sent(&mut self, now: Duration) {
+        self.trusted_from.get_or_insert(now + UNPROVEN_TIME);
         if matches!(self.state, State::Open { until } if until <= now) {
             self.state = State::Probing;
         }
@@ -75,6 +85,7 @@ impl Breaker {
         // A task that was there before the breaker opened proves nothing about the time since.
         if !matches!(self.state, State::Open { .. }) {
             self.state = State::default();
+            self.trusted_from = Some(Duration::ZERO);
         }
     }
 
@@ -123,6 +134,7 @@ impl Breaker {
             _ => until,
         };
         self.state = State::Open { until };
+        self.trusted_from = None;
     }
 }
 
@@ -132,15 +144,33 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
-    /// Feeds what `feed` says into a fresh breaker at second 0 and returns its limits at the given seconds.
+    /// Feeds what `feed` says into the breaker of a proven worker at second 0 and returns its limits at the
+    /// given seconds.
     fn limits(feed: impl Fn(&mut Breaker), at: &[u32]) -> Vec<u32> {
         let mut breaker = Breaker::default();
+        breaker.succeeded();
         feed(&mut breaker);
         at.iter().map(|s| breaker.limit(S * *s)).collect()
     }
 
     fn fail(breaker: &mut Breaker, failure: Failure, times: u32) {
         (0..times).for_each(|_| breaker.failed(Duration::ZERO, failure));
+    }
+
+    #[test]
+    fn a_new_worker_gets_little_until_it_has_kept_a_task_for_a_second() {
+        let mut breaker = Breaker::default();
+        assert_eq!(breaker.limit(S), FAILURES_MAX);
+        breaker.sent(S);
+        breaker.sent(S * 3 / 2);
+        assert_eq!(breaker.limit(S * 3 / 2), FAILURES_MAX);
+        breaker.failed(S * 3 / 2, Failure::RemoteExit);
+        assert_eq!(breaker.limit(S * 3 / 2), FAILURES_MAX - 1);
+        assert_eq!(breaker.limit(2 * S), u32::MAX);
+        let mut quick = Breaker::default();
+        quick.sent(S);
+        quick.succeeded();
+        assert_eq!(quick.limit(S), u32::MAX);
     }
 
     #[test]

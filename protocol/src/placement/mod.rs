@@ -41,11 +41,11 @@ mod rate;
 mod tests;
 mod worker;
 
-pub use breaker::{FAILURES_MAX, OPEN_TIME, QUARANTINE_TIME};
+pub use breaker::{FAILURES_MAX, OPEN_TIME, QUARANTINE_TIME, UNPROVEN_TIME};
 use horizon::{Horizon, Slots, WorkerSlots, remaining};
 use rate::Rate;
 pub use rate::{COST_FIXED_BYTES, DEFAULT_SECONDS_PER_BYTE, FORGET_AFTER, MEMORY, WALL_MAX};
-pub use worker::{EXCLUDED_TIME, FETCH_TIME, SLOTS_MAX};
+pub use worker::{DOUBT_MAX, EXCLUDED_TIME, FETCH_TIME, SLOTS_MAX};
 use worker::{Fit, Worker};
 
 /// A worker is chosen over our own cores only if it is predicted to need less than the own time divided by

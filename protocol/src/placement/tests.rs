@@ -53,6 +53,12 @@ impl Desk {
         self.tell(Event::Worker { id: id(n), slots, free, toolchains, machine_fits: true })
     }
 
+    /// The worker has ended a task well before.
+    fn trust(&mut self, n: u8) -> &mut Self {
+        self.placement.workers.get_mut(&id(n)).expect("advertised").breaker.succeeded();
+        self
+    }
+
     fn submit(&mut self, tasks: std::ops::Range<u64>) -> &mut Self {
         for n in tasks {
             self.tell(Event::Submitted(task(n)));
@@ -121,6 +127,17 @@ fn an_equal_worker_gets_what_does_not_fit_here() {
 }
 
 #[test]
+fn a_new_worker_is_sent_three_tasks_at_first() {
+    let three = [(0, Place::Local), (1, on(1)), (2, on(1)), (3, on(1))];
+    Desk::new(1)
+        .advert(1, 5, 5)
+        .submit(0..10)
+        .runs(&three)
+        .wait(UNPROVEN_TIME)
+        .runs(&[(4, on(1)), (5, on(1))]);
+}
+
+#[test]
 fn a_much_quicker_worker_is_preferred_to_a_free_core() {
     let mut desk = Desk::experienced(1, 4 * S, S);
     desk.advert(1, 1, 1).submit(0..2).runs(&[(0, on(1)), (1, Place::Local)]);
@@ -132,7 +149,7 @@ fn a_much_quicker_worker_is_preferred_to_a_free_core() {
 fn a_slow_worker_gets_only_what_would_wait_here_for_longer() {
     let mut desk = Desk::experienced(1, S, 10 * S);
     let mut expect = vec![(0, Place::Local)];
-    desk.advert(1, 4, 4).submit(0..8).runs(&expect);
+    desk.advert(1, 4, 4).trust(1).submit(0..8).runs(&expect);
     // Tasks 8 to 29 make the queue here longer than the worker is slow.
     desk.submit(8..30);
     let runs: Vec<_> = desk.decisions();
@@ -148,7 +165,7 @@ fn a_slow_worker_gets_only_what_would_wait_here_for_longer() {
 #[test]
 fn when_the_mesh_does_not_pay_everything_is_local() {
     let mut desk = Desk::experienced(2, S, 200 * S);
-    desk.advert(1, 64, 64).submit(0..100);
+    desk.advert(1, 64, 64).trust(1).submit(0..100);
     for n in 0..100 {
         desk.decisions();
         assert_eq!(desk.placement.place_of(n), Some(Place::Local));
@@ -165,7 +182,7 @@ fn a_free_core_never_waits_for_a_busy_worker() {
 #[test]
 fn the_better_of_two_workers_is_taken_first() {
     let mut desk = Desk::experienced(1, 20 * S, 20 * S);
-    desk.advert(1, 4, 4).advert(2, 4, 4);
+    desk.advert(1, 4, 4).trust(1).advert(2, 4, 4).trust(2);
     for n in [1, 2] {
         let worker = desk.placement.workers.get_mut(&id(n)).expect("advertised");
         let wall = if n == 1 { S } else { 4 * S };
@@ -189,6 +206,30 @@ fn a_busy_worker_is_not_asked_again_before_its_next_advert() {
         .runs(&[])
         .advert(1, 8, 1)
         .runs(&[(1, on(1))]);
+}
+
+#[test]
+fn each_empty_promise_halves_what_is_believed() {
+    let mut desk = Desk::new(1);
+    desk.advert(1, 8, 8).trust(1).submit(0..900);
+    let mut sent = Vec::new();
+    for _ in 0..6 {
+        let runs = desk.advert(1, 8, 8).decisions();
+        let remote = runs.into_iter().filter_map(|d| match d {
+            Decision::Run { task, place: Place::Worker(_), .. } => Some(task),
+            _ => None,
+        });
+        let remote: Vec<u64> = remote.collect();
+        remote.iter().for_each(|task| {
+            desk.decline(*task, 1, Decline::Busy);
+        });
+        sent.push(remote.len());
+    }
+    assert_eq!(sent, [8, 4, 2, 1, 1, 1]);
+    let next = desk.advert(1, 8, 8).decisions();
+    let [Decision::Run { task, place, .. }] = next[..] else { panic!("{next:?}") };
+    desk.finish(task, place, S / 4).advert(1, 8, 8);
+    assert_eq!(desk.decisions().len(), 8, "one good end mends it");
 }
 
 #[test]
@@ -450,7 +491,7 @@ fn deadlines_are_for_remote_runs_and_bounded() {
 #[test]
 fn absurd_adverts_are_bounded() {
     let mut desk = Desk::new(1);
-    desk.advert(1, u32::MAX, u32::MAX).submit(0..900);
+    desk.advert(1, u32::MAX, u32::MAX).trust(1).submit(0..900);
     assert_eq!(desk.decisions().len(), 1 + SLOTS_MAX as usize);
     let mut desk = Desk::new(1);
     let other =
@@ -589,7 +630,9 @@ mod properties {
             };
             self.running.remove(&task);
             match place {
-                Place::Local => self.tell(Event::Finished { task, place, wall: S, ok: kind % 2 == 0 }),
+                Place::Local => {
+                    self.tell(Event::Finished { task, place, wall: S, ok: kind.is_multiple_of(2) })
+                }
                 Place::Worker(worker) => {
                     let (event, ends) = outcome(task, worker, kind);
                     if !ends {

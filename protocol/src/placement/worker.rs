@@ -15,6 +15,9 @@ pub const SLOTS_MAX: u32 = 256;
 pub const FETCH_TIME: Duration = Duration::from_secs(30);
 /// How long a worker that may not or cannot run a toolchain at all is not asked again for it.
 pub const EXCLUDED_TIME: Duration = Duration::from_secs(60);
+/// How often the free slots of an advert are halved at most; then it is one slot that is tried, whatever the
+/// advert says.
+pub const DOUBT_MAX: u32 = 8;
 /// Most toolchains a worker is remembered to be unfit for, at once.
 const PAUSED_TOOLCHAINS_MAX: usize = ADVERT_TOOLCHAINS_MAX;
 
@@ -26,6 +29,10 @@ pub(super) struct Worker {
     pub(super) slots: u32,
     /// Free slots as far as we know: its last advert, corrected by what we sent and got back since.
     pub(super) free: u32,
+    /// How many adverts in a row were followed by a decline although they promised free slots.
+    doubt: u32,
+    /// Whether the last advert was.
+    doubted: bool,
     /// How many of our tasks it has.
     pub(super) in_flight: u32,
     pub(super) rate: Rate,
@@ -54,7 +61,10 @@ impl Worker {
         self.online = true;
         self.seen = now;
         self.slots = slots.min(SLOTS_MAX);
-        self.free = free.min(self.slots);
+        // Others read the same advert and go for the same slots; each disappointment halves what we try.
+        let believed = free.min(self.slots) >> self.doubt.min(DOUBT_MAX);
+        self.free = believed.max(u32::from(free > 0).min(self.slots));
+        self.doubted = false;
         self.toolchains = toolchains;
         self.toolchains.iter().for_each(|listed| {
             self.paused.remove(listed);
@@ -99,6 +109,7 @@ impl Worker {
     /// It ran a task of this toolchain to a good end.
     pub(super) fn succeeded(&mut self, toolchain: Digest) {
         self.breaker.succeeded();
+        self.doubt = 0;
         self.paused.remove(&toolchain);
         if self.toolchains.len() < ADVERT_TOOLCHAINS_MAX {
             self.toolchains.insert(toolchain);
@@ -116,6 +127,8 @@ impl Worker {
             // Others took its slots; the next advert, or the return of a task of ours, says more.
             Decline::Busy => {
                 self.free = 0;
+                self.doubt += u32::from(!self.doubted);
+                self.doubted = true;
                 if !self.toolchains.contains(&toolchain) {
                     self.paused.remove(&toolchain);
                 }

@@ -10,9 +10,11 @@ use barn_protocol::{
     wire::RunFailure,
 };
 use barn_sandbox::{
-    CancelToken, Exit, Finished, InsidePath, Kind, Limits, Mount, OutputSink, OutputState, Priority,
-    RunError, Sandbox, Spec,
+    CancelToken, Exit, Finished, InsidePath, Kind, Limits, OutputSink, OutputState, Priority, RunError,
+    Sandbox, Spec,
 };
+
+use crate::toolchain::layout;
 
 /// What the sandbox is to do for `action`.
 ///
@@ -24,17 +26,9 @@ pub(super) fn spec(
     action: &Action,
     limits: Limits,
 ) -> Result<Spec, RunFailure> {
-    let mut mounts = Vec::new();
-    let mut inputs = Vec::new();
-    for (path, entry) in toolchain.tree.iter() {
-        match entry {
-            Entry::File { digest, executable, .. } => mounts.push(Mount {
-                host: store.blob_path(digest, *executable).ok_or(RunFailure::Inputs)?,
-                inside: inside(path)?,
-            }),
-            other => inputs.extend(input(store, path, other)?),
-        }
-    }
+    let laid_out = layout::lay_out(toolchain, |digest, executable| store.blob_path(&digest, executable))
+        .map_err(|_| RunFailure::Inputs)?;
+    let mut inputs = laid_out.entries;
     for (path, entry) in action.inputs.iter().filter(|(path, _)| toolchain.tree.get(path).is_none()) {
         inputs.extend(input(store, path, entry)?);
     }
@@ -46,7 +40,7 @@ pub(super) fn spec(
         argv: action.argv.clone(),
         env,
         cwd: inside(&action.cwd)?,
-        toolchain: mounts,
+        toolchain: laid_out.mounts,
         inputs,
         outputs: action.outputs.iter().map(|output| inside(&output.path)).collect::<Result<_, _>>()?,
         limits: Limits { wall: limits.wall.min(Duration::from_secs(ACTION_SECONDS_MAX)), ..limits },

@@ -25,11 +25,14 @@ use barn_mesh::{
 };
 use barn_protocol::{
     Digest, NodeId, Toolchain,
-    limits::{ADVERT_TOOLCHAINS_MAX, BLOB_BYTES_MAX, TOOLCHAIN_ENTRIES_MAX},
+    limits::{ADVERT_TOOLCHAINS_MAX, BLOB_BYTES_MAX},
     wire::{Request, ToolchainReply},
 };
 
-use crate::home::Home;
+use crate::{
+    home::Home,
+    toolchain::policy::{self, PolicyError},
+};
 
 /// How long a peer may take to describe a toolchain.
 const DESCRIBE_MAX: Duration = Duration::from_secs(30);
@@ -54,9 +57,9 @@ pub enum FetchError {
     /// What came is not what was asked for.
     #[error("the peer sent another toolchain")]
     Wrong,
-    /// The store is at fault.
-    #[error("the store does not take it")]
-    Store(#[source] barn_cache::StoreError),
+    /// It holds what no toolchain may hold.
+    #[error("the toolchain is not acceptable")]
+    Policy(#[from] PolicyError),
     /// The description cannot be written.
     #[error("the toolchain cannot be written down")]
     Home(#[from] crate::home::HomeError),
@@ -148,9 +151,10 @@ impl Shelf {
         write_frame(&mut send, &Request::Toolchain(digest)).await?;
         let reply: ToolchainReply = read_frame(&mut recv, DESCRIBE_MAX).await?;
         let ToolchainReply::Found(toolchain) = reply else { return Err(FetchError::NotFound) };
-        if toolchain.digest() != digest || toolchain.tree.len() > TOOLCHAIN_ENTRIES_MAX {
+        if toolchain.digest() != digest {
             return Err(FetchError::Wrong);
         }
+        policy::check(&toolchain)?;
         let mut missing: Vec<Digest> =
             toolchain.tree.blobs().map(|(d, _)| d).filter(|d| !self.store.contains(d)).collect();
         missing.sort_unstable();

@@ -9,11 +9,7 @@ use barn_protocol::{
 use libp2p::{
     PeerId, StreamProtocol, Swarm, Transport as _,
     connection_limits::{self, ConnectionLimits},
-    core::{
-        muxing::StreamMuxerBox,
-        transport::Boxed,
-        upgrade::Version,
-    },
+    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
     gossipsub::{self, IdentTopic, MessageAuthenticity, ValidationMode},
     identify,
     identity::Keypair,

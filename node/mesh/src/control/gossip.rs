@@ -66,14 +66,14 @@ impl Pace {
     }
 
     /// When the next publication is due.
-    pub(super) fn due(&self) -> Option<Instant> {
-        let Some(last) = self.last else { return self.wanted.then(Instant::now) };
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let Some(last) = self.last else { return self.wanted.then_some(now) };
         if self.wanted { Some(last + self.min) } else { self.max.map(|max| last + max) }
     }
 
     /// Whether to publish now; if so, it counts as done.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        let due = self.due().is_some_and(|due| due <= now);
+        let due = self.due(now).is_some_and(|due| due <= now);
         if due {
             (self.last, self.wanted) = (Some(now), false);
         }

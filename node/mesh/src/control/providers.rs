@@ -63,7 +63,8 @@ impl Providers {
             return;
         }
         let id = kad.get_providers(provider_key(&search.digest));
-        let running = Running { reply: search.reply, found: BTreeSet::new(), deadline: now + PROVIDERS_TIMEOUT };
+        let running =
+            Running { reply: search.reply, found: BTreeSet::new(), deadline: now + PROVIDERS_TIMEOUT };
         self.searches.insert(id, running);
     }
 

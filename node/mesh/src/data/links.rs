@@ -11,7 +11,7 @@ use barn_protocol::NodeId;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::{sync::watch, time::Instant};
 
-use crate::limits::OPEN_TIMEOUT;
+use crate::limits::{OPEN_TIMEOUT, OPEN_TIMEOUT_UNEXPECTED};
 
 /// Why no stream could be opened.
 #[derive(Debug, thiserror::Error)]
@@ -48,22 +48,23 @@ impl Link {
     }
 }
 
-/// The pooled connections. The lock is held for look-ups only.
+/// The pooled connections. The locks are held for look-ups only.
 pub(crate) struct Links {
     links: Mutex<HashMap<NodeId, Link>>,
+    /// Since when a link to a peer is wanted but missing, or was last.
+    missing: Mutex<HashMap<NodeId, Instant>>,
     /// Bumped whenever a link comes up.
     news: watch::Sender<u64>,
 }
 
 impl Links {
     pub(crate) fn new() -> Self {
-        Self { links: Mutex::default(), news: watch::channel(0).0 }
+        Self { links: Mutex::default(), missing: Mutex::default(), news: watch::channel(0).0 }
     }
 
-    /// Opens a stream, waiting for the link to come up and for the peer to allow a further stream, both at most
-    /// [`OPEN_TIMEOUT`].
+    /// Opens a stream, waiting for the link to come up and for the peer to allow a further stream.
     pub(crate) async fn open(&self, peer: NodeId) -> Result<(SendStream, RecvStream), OpenError> {
-        let connection = tokio::time::timeout(OPEN_TIMEOUT, self.wait_for(&peer))
+        let connection = tokio::time::timeout_at(self.patience(&peer), self.wait_for(&peer))
             .await
             .map_err(|_| OpenError::NoLink(peer))?;
         tokio::time::timeout(OPEN_TIMEOUT, connection.open_bi())
@@ -88,6 +89,16 @@ impl Links {
         self.live(peer).is_some()
     }
 
+    /// A link to the peer is missing from now on, and is being made.
+    pub(super) fn expect(&self, peer: NodeId) {
+        self.missing().insert(peer, Instant::now());
+    }
+
+    /// No link to the peer is being made any more.
+    pub(super) fn forget(&self, peer: &NodeId) {
+        self.missing().remove(peer);
+    }
+
     pub(super) fn get(&self, peer: &NodeId) -> Option<Link> {
         self.lock().get(peer).cloned()
     }
@@ -102,6 +113,15 @@ impl Links {
         let mut links = self.lock();
         links.get(peer).filter(|link| link.connection.stable_id() == connection)?;
         links.remove(peer)
+    }
+
+    /// Until when to wait for a link: a peer to which none can be made must not cost every stream the same wait.
+    fn patience(&self, peer: &NodeId) -> Instant {
+        let now = Instant::now();
+        match self.missing().get(peer) {
+            Some(since) => (*since + OPEN_TIMEOUT).max(now),
+            None => now + OPEN_TIMEOUT_UNEXPECTED,
+        }
     }
 
     async fn wait_for(&self, peer: &NodeId) -> Connection {
@@ -119,6 +139,10 @@ impl Links {
 
     fn live(&self, peer: &NodeId) -> Option<Connection> {
         self.lock().get(peer).filter(|link| link.alive()).map(|link| link.connection.clone())
+    }
+
+    fn missing(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Link>> {

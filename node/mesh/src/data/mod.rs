@@ -140,7 +140,7 @@ enum Dial {
 
 /// Why the loop turns.
 enum Turn {
-    Incoming(Incoming),
+    Incoming(Box<Incoming>),
     Done(Done),
     Wanted,
     Check,
@@ -182,7 +182,7 @@ impl DataPlane {
         self.reconcile();
         loop {
             match self.next_turn(&mut check).await {
-                Turn::Incoming(incoming) => self.incoming(incoming),
+                Turn::Incoming(incoming) => self.incoming(*incoming),
                 Turn::Done(done) => self.done(done),
                 Turn::Wanted => self.reconcile(),
                 Turn::Check => self.cut(),
@@ -199,7 +199,10 @@ impl DataPlane {
         let due = self.next_dial();
         tokio::select! {
             () = stopped(&mut self.config.stop) => Turn::Stop,
-            incoming = self.endpoint.accept() => incoming.map_or(Turn::Stop, Turn::Incoming),
+            incoming = self.endpoint.accept() => match incoming {
+                Some(incoming) => Turn::Incoming(Box::new(incoming)),
+                None => Turn::Stop,
+            },
             Some(done) = self.tasks.join_next() => Turn::Done(done.unwrap_or(Done::Over)),
             Ok(()) = self.config.wanted.changed() => Turn::Wanted,
             Ok(()) = self.changes.changed() => Turn::Check,
@@ -308,10 +311,11 @@ impl DataPlane {
             // When the channel is full, the silence of the peer tells the same a little later.
             let _ = self.config.vanished.try_send(peer);
         }
-        if link.since.elapsed() > REDIAL_MAX
-            && let Some(dial) = self.dials.get_mut(&peer)
-        {
-            *dial = Dial::Up { pause: REDIAL_MIN };
+        if let Some(dial) = self.dials.get_mut(&peer) {
+            self.config.links.expect(peer);
+            if link.since.elapsed() > REDIAL_MAX {
+                *dial = Dial::Up { pause: REDIAL_MIN };
+            }
         }
         self.pause(peer);
     }
@@ -338,18 +342,26 @@ impl DataPlane {
                 connection.close(close::UNWANTED, b"no longer wanted");
             }
         }
-        self.dials.retain(|peer, _| wanted.contains_key(peer));
+        self.dials.retain(|peer, _| {
+            let stays = wanted.contains_key(peer);
+            if !stays {
+                self.config.links.forget(peer);
+            }
+            stays
+        });
         let now = Instant::now();
         for peer in wanted.into_keys() {
             let up = self.config.links.is_up(&peer);
-            let ours = self.config.self_id < peer;
-            self.dials.entry(peer).or_insert_with(|| match up {
+            if self.dials.contains_key(&peer) {
+                continue;
+            }
+            let due = if self.config.self_id < peer { now } else { now + DIAL_PATIENCE };
+            let dial = match up {
                 true => Dial::Up { pause: REDIAL_MIN },
-                false => Dial::Waiting {
-                    due: if ours { now } else { now + DIAL_PATIENCE },
-                    pause: REDIAL_MIN,
-                },
-            });
+                false => Dial::Waiting { due, pause: REDIAL_MIN },
+            };
+            self.config.links.expect(peer);
+            self.dials.insert(peer, dial);
         }
     }
 
@@ -382,9 +394,8 @@ impl DataPlane {
             *dial = Dial::Dialling { pause };
             let (peer, addresses, endpoint) = (*peer, addresses.clone(), self.endpoint.clone());
             let config = self.config.tls.dialler(peer, DATA_ALPN);
-            self.tasks.spawn(async move {
-                Done::Dialled(peer, connect_any(&endpoint, &config, &addresses).await)
-            });
+            self.tasks
+                .spawn(async move { Done::Dialled(peer, connect_any(&endpoint, &config, &addresses).await) });
         }
     }
 }

@@ -88,7 +88,8 @@ async fn members_get_in_and_strangers_do_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_invitation_opens_the_join_protocol_only() {
     let (mesh, mut events, address, attacker) = scene(Arc::new(Open)).await;
-    let refused = try_stream(&attacker, address, &identity(9), identity(1).id(), DATA_ALPN).await.unwrap_err();
+    let refused =
+        try_stream(&attacker, address, &identity(9), identity(1).id(), DATA_ALPN).await.unwrap_err();
     let ConnectionError::ApplicationClosed(closed) = refused else { panic!("{refused:?}") };
     assert_eq!(closed.error_code, close::NOT_LISTED);
     assert!(events.try_recv().is_err());

@@ -182,8 +182,8 @@ impl ClientCertVerifier for Listed {
         _intermediates: &[CertificateDer<'_>],
         _now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let peer = keys::node_of_spki(end_entity)
-            .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let peer =
+            keys::node_of_spki(end_entity).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
         if self.doorkeeper.lets_in(&peer) {
             Ok(ClientCertVerified::assertion())
         } else {

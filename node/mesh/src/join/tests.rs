@@ -6,8 +6,7 @@ use std::{
 };
 
 use barn_protocol::{
-    Digest,
-    invite,
+    Digest, invite,
     roster::{Capabilities, Member, Roster},
 };
 use tokio::sync::mpsc;

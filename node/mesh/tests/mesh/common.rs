@@ -22,11 +22,7 @@ pub(crate) fn admin() -> Identity {
 }
 
 pub(crate) fn member(seed: u8) -> Member {
-    Member {
-        id: identity(seed).id(),
-        name: format!("node-{seed}"),
-        capabilities: Capabilities::OFFICE,
-    }
+    Member { id: identity(seed).id(), name: format!("node-{seed}"), capabilities: Capabilities::OFFICE }
 }
 
 /// The first roster that lists all of `seeds`; its epoch is their number.
@@ -95,6 +91,10 @@ impl Node {
         roster: Option<&Roster>,
         peers: &[SocketAddr],
     ) -> (Self, tokio::sync::mpsc::Receiver<MeshEvent>) {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_env("BARN_LOG"))
+            .with_test_writer()
+            .try_init();
         let cell = RosterCell::new(roster.map(sign), |_| Ok(()));
         let config = MeshConfig {
             identity: identity(seed),
@@ -124,7 +124,11 @@ impl Node {
     }
 
     /// Sends `bytes` on a new stream and returns what comes back.
-    pub(crate) async fn echo(&self, peer: NodeId, bytes: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    pub(crate) async fn echo(
+        &self,
+        peer: NodeId,
+        bytes: &[u8],
+    ) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
         let (mut send, mut recv) = self.mesh.open(peer).await?;
         send.write_all(bytes).await?;
         send.finish()?;

@@ -2,6 +2,7 @@
 
 use std::{sync::mpsc, time::Duration};
 
+use crate::common::{Node, SOON, advert, eventually, identity, member, roster, sign};
 use barn_mesh::{
     MeshEvent, OpenError,
     stream::{read_blob, read_frame, write_blob, write_frame},
@@ -11,7 +12,6 @@ use barn_protocol::{
     limits::{BLOB_BYTES_MAX, FRAME_BYTES_MAX},
     wire::{BlobHeader, Decline},
 };
-use crate::common::{Node, SOON, advert, eventually, identity, member, roster, sign};
 use rand::{RngCore, SeedableRng};
 use tokio::io::AsyncWriteExt;
 
@@ -205,7 +205,7 @@ fn separate_node(address: std::net::SocketAddr) -> mpsc::Sender<()> {
         let _node = runtime.block_on(Node::start(2, Some(&roster(&[1, 2])), &[address]));
         // While this thread runs the runtime, the node lives.
         while frozen.try_recv().is_err() {
-            runtime.block_on(tokio::time::sleep(Duration::from_millis(20)));
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
         }
         // Frozen: all sockets are open and nobody answers. Thawed or dropped when the channel closes.
         let _ = frozen.recv();

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::common::{Node, SOON, eventually, identity, member, roster, sign};
 use barn_mesh::{OpenError, unix_now_s};
 use barn_protocol::roster::{EXPIRY_SKEW_S, Roster};
-use crate::common::{Node, SOON, eventually, identity, member, roster, sign};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
