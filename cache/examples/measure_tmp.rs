@@ -1,6 +1,12 @@
 use barn_cache::*;
 use barn_protocol::*;
 use std::time::Instant;
+fn rss(w: &str) {
+    let t = std::fs::read_to_string("/proc/self/status").unwrap();
+    for l in t.lines().filter(|l| l.starts_with("VmHWM") || l.starts_with("VmRSS")) {
+        println!("   {w} {l}");
+    }
+}
 fn main() {
     let n: u64 = std::env::args().nth(1).unwrap().parse().unwrap();
     let dir = std::path::PathBuf::from(std::env::args().nth(2).unwrap());
@@ -8,6 +14,10 @@ fn main() {
     let t = Instant::now();
     let s = Store::open(&dir, lim(1 << 40)).unwrap();
     println!("open empty {:?}", t.elapsed());
+    if n == 0 {
+        rss("just open");
+        return;
+    }
     let tc = Digest::of(b"tc");
     let id = Identity::from_seed(&[1; 32]);
     let signed = id.sign("t", vec![7; 400]);
@@ -23,6 +33,7 @@ fn main() {
         worst = worst.max(t1.elapsed());
     }
     println!("put {n} actions {:?} each {:?} worst {:?}", t.elapsed(), t.elapsed() / n as u32, worst);
+    rss("a");
     println!("{:?}", s.stat());
     let t = Instant::now();
     let mut worst = std::time::Duration::ZERO;
@@ -41,6 +52,7 @@ fn main() {
     println!("close {:?}", t.elapsed());
     let t = Instant::now();
     let s = Store::open(&dir, lim(1 << 40)).unwrap();
+    rss("c");
     println!("open clean {:?}", t.elapsed());
     drop(s);
     std::fs::remove_file(dir.join("index-v1/clean")).unwrap();
@@ -52,7 +64,9 @@ fn main() {
     );
     let t = Instant::now();
     let s = Store::open(&dir, lim(1 << 40)).unwrap();
+    rss("b");
     println!("open rebuild {:?}", t.elapsed());
+    rss("a");
     println!("{:?}", s.stat());
     let used = s.stat().bytes;
     drop(s);
@@ -72,6 +86,7 @@ fn main() {
         worst = worst.max(t1.elapsed());
     }
     println!("put evicting {:?} each worst {:?}", t.elapsed() / n as u32, worst);
+    rss("a");
     println!("{:?}", s.stat());
     let t = Instant::now();
     drop(s);

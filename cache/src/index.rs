@@ -1,18 +1,19 @@
-//! The index: what is in the store, in which order it was used, and what is pinned.
+//! The index: what is in the store, when it was used, and where the journal says more.
 //!
 //! One sled tree whose keys begin with a letter:
 //!
 //! | Key | Value | Meaning |
 //! |---|---|---|
 //! | `i` kind digest | [`Meta`] | an item that is in the store |
-//! | `u` tick (big-endian) kind digest | | unpinned items by last use |
-//! | `t` toolchain kind digest | | items of a toolchain |
-//! | `c` toolchain | | toolchains whose items go first |
 //! | `p` owner | [`Location`] | where the journal says what an owner pins |
-//! | `n` digest owner | | a pinned blob |
+//! | `c` toolchain | | a removed toolchain whose items go first |
+//!
+//! There is no key per last use: moving such a key at every use costs sled more than everything else together.
+//! Digests are as good as random, so any row of neighbouring items is a sample, and the store evicts the oldest of
+//! a sample ([`crate::evict`]).
 //!
 //! Everything here can be rebuilt from the blob files and the journal, and is whenever the store was not closed
-//! in order; each change is one batch, and nothing is flushed before the end.
+//! in order; each change is one operation, and nothing is flushed before the end.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -34,6 +35,10 @@ pub(crate) enum Kind {
     Blob,
     Record,
     Manifests,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Blob, Self::Record, Self::Manifests];
 }
 
 /// The name of something the store keeps.
@@ -167,39 +172,23 @@ impl Index {
     }
 
     /// Replaces what is known of an item.
-    pub(crate) fn set(&self, item: Item, old: Option<&Meta>, new: &Meta) -> Result<()> {
+    pub(crate) fn set(&self, item: Item, meta: &Meta) -> Result<()> {
+        self.db.insert(item_key(item), encode(meta))?;
+        Ok(())
+    }
+
+    /// Replaces what is known of many items, faster. Sorted by key it is fastest.
+    pub(crate) fn set_all<'a>(&self, items: impl IntoIterator<Item = (Item, &'a Meta)>) -> Result<()> {
         let mut batch = sled::Batch::default();
-        if let Some(old) = old {
-            remove_references(&mut batch, item, old);
-        }
-        batch.insert(item_key(item), encode(new));
-        if !self.is_pinned(item)? {
-            batch.insert(order_key(new.tick, item), &[]);
-        }
-        if let Some(toolchain) = &new.toolchain {
-            batch.insert(family_key(toolchain, item), &[]);
+        for (item, meta) in items {
+            batch.insert(item_key(item), encode(meta));
         }
         Ok(self.db.apply_batch(batch)?)
     }
 
-    pub(crate) fn remove(&self, item: Item, old: &Meta) -> Result<()> {
-        let mut batch = sled::Batch::default();
-        remove_references(&mut batch, item, old);
-        batch.remove(item_key(item));
-        Ok(self.db.apply_batch(batch)?)
-    }
-
-    /// The unpinned item that was not used for longest.
-    pub(crate) fn oldest(&self) -> Result<Option<Item>> {
-        while let Some(entry) = self.db.scan_prefix(b"u").next() {
-            let (key, _) = entry?;
-            let item = parse_item(key.get(9..).ok_or(IndexError::Malformed)?)?;
-            match self.get(item)? {
-                Some(meta) if order_key(meta.tick, item) == *key => return Ok(Some(item)),
-                _ => self.db.remove(key)?,
-            };
-        }
-        Ok(None)
+    pub(crate) fn remove(&self, item: Item) -> Result<()> {
+        self.db.remove(item_key(item))?;
+        Ok(())
     }
 
     /// Up to `count` items of a kind whose digests come after `after`, in order.
@@ -223,81 +212,39 @@ impl Index {
         Ok(items)
     }
 
-    /// Some item of a toolchain that was condemned; a toolchain without items is forgotten.
-    pub(crate) fn condemned(&self) -> Result<Option<Item>> {
-        while let Some(entry) = self.db.scan_prefix(b"c").next() {
-            let (key, _) = entry?;
-            let mut prefix = vec![b't'];
-            prefix.extend_from_slice(&key[1..]);
-            match self.db.scan_prefix(&prefix).next() {
-                Some(member) => return parse_item(&member?.0[prefix.len()..]).map(Some),
-                None => self.db.remove(key)?,
-            };
-        }
-        Ok(None)
+    /// Notes where the journal says what `owner` pins.
+    pub(crate) fn set_pins(&self, owner: &Digest, at: &Location) -> Result<()> {
+        self.db.insert(lettered(b'p', owner), encode(at))?;
+        Ok(())
+    }
+
+    pub(crate) fn remove_pins(&self, owner: &Digest) -> Result<()> {
+        self.db.remove(lettered(b'p', owner))?;
+        Ok(())
+    }
+
+    /// All owners that pin something.
+    pub(crate) fn pins(&self) -> Result<Vec<(Digest, Location)>> {
+        let all = self.db.scan_prefix(b"p").map(|entry| {
+            let (key, value) = entry?;
+            Ok((parse_digest(&key[1..])?, decode(&value)?))
+        });
+        all.collect()
     }
 
     pub(crate) fn condemn(&self, toolchain: &Digest) -> Result<()> {
-        self.db.insert(joined(b'c', &[toolchain]), &[])?;
+        self.db.insert(lettered(b'c', toolchain), &[])?;
         Ok(())
     }
 
-    pub(crate) fn is_pinned(&self, item: Item) -> Result<bool> {
-        if item.kind != Kind::Blob {
-            return Ok(false);
-        }
-        Ok(self.db.scan_prefix(joined(b'n', &[&item.digest])).next().transpose()?.is_some())
-    }
-
-    /// Where the journal says what `owner` pins.
-    pub(crate) fn pins_of(&self, owner: &Digest) -> Result<Option<Location>> {
-        self.db.get(joined(b'p', &[owner]))?.map(|bytes| decode(&bytes)).transpose()
-    }
-
-    /// Every pinned blob, once per owner.
-    pub(crate) fn pinned(&self) -> impl Iterator<Item = Result<Digest>> + use<> {
-        self.db.scan_prefix(b"n").keys().map(|key| {
-            let key = key?;
-            parse_digest(key.get(1..33).ok_or(IndexError::Malformed)?)
-        })
-    }
-
-    /// Pins blobs; the toolchain is no longer condemned.
-    pub(crate) fn pin(&self, owner: &Digest, at: &Location, blobs: &[Digest]) -> Result<()> {
-        let mut batch = sled::Batch::default();
-        batch.insert(joined(b'p', &[owner]), encode(at));
-        batch.remove(joined(b'c', &[owner]));
-        for blob in blobs {
-            batch.insert(joined(b'n', &[blob, owner]), &[]);
-            let item = Item::blob(blob);
-            if let Some(meta) = self.get(item)? {
-                batch.remove(order_key(meta.tick, item));
-            }
-        }
-        Ok(self.db.apply_batch(batch)?)
-    }
-
-    /// The entry about an owner's pins has moved.
-    pub(crate) fn move_pins(&self, owner: &Digest, at: &Location) -> Result<()> {
-        self.db.insert(joined(b'p', &[owner]), encode(at))?;
+    pub(crate) fn pardon(&self, toolchain: &Digest) -> Result<()> {
+        self.db.remove(lettered(b'c', toolchain))?;
         Ok(())
     }
 
-    /// Unpins blobs. Their items must be set again by the caller, which puts them into the order of use.
-    pub(crate) fn unpin(&self, owner: &Digest, blobs: &[Digest]) -> Result<()> {
-        let mut batch = sled::Batch::default();
-        batch.remove(joined(b'p', &[owner]));
-        for blob in blobs {
-            batch.remove(joined(b'n', &[blob, owner]));
-        }
-        Ok(self.db.apply_batch(batch)?)
-    }
-}
-
-fn remove_references(batch: &mut sled::Batch, item: Item, old: &Meta) {
-    batch.remove(order_key(old.tick, item));
-    if let Some(toolchain) = &old.toolchain {
-        batch.remove(family_key(toolchain, item));
+    /// All toolchains whose items go first.
+    pub(crate) fn condemned(&self) -> Result<Vec<Digest>> {
+        self.db.scan_prefix(b"c").keys().map(|key| parse_digest(&key?[1..])).collect()
     }
 }
 
@@ -307,31 +254,15 @@ fn item_key(item: Item) -> Vec<u8> {
     key
 }
 
-fn order_key(tick: u64, item: Item) -> Vec<u8> {
-    let mut key = vec![b'u'];
-    key.extend_from_slice(&tick.to_be_bytes());
-    key.extend_from_slice(&item_key(item)[1..]);
-    key
-}
-
-fn family_key(toolchain: &Digest, item: Item) -> Vec<u8> {
-    let mut key = joined(b't', &[toolchain]);
-    key.extend_from_slice(&item_key(item)[1..]);
-    key
-}
-
-fn joined(letter: u8, digests: &[&Digest]) -> Vec<u8> {
+fn lettered(letter: u8, digest: &Digest) -> Vec<u8> {
     let mut key = vec![letter];
-    for digest in digests {
-        key.extend_from_slice(digest.as_bytes());
-    }
+    key.extend_from_slice(digest.as_bytes());
     key
 }
 
 fn parse_item(bytes: &[u8]) -> Result<Item> {
     let (kind, digest) = bytes.split_first().ok_or(IndexError::Malformed)?;
-    let kinds = [Kind::Blob, Kind::Record, Kind::Manifests];
-    let kind = kinds.into_iter().find(|k| *k as u8 == *kind).ok_or(IndexError::Malformed)?;
+    let kind = Kind::ALL.into_iter().find(|k| *k as u8 == *kind).ok_or(IndexError::Malformed)?;
     Ok(Item { kind, digest: parse_digest(digest)? })
 }
 
@@ -355,8 +286,8 @@ mod tests {
         Digest::from_bytes([byte; 32])
     }
 
-    fn blob(tick: u64, toolchain: Option<Digest>) -> Meta {
-        Meta { tick, toolchain, detail: Detail::Blob { size: 1, places: 1 } }
+    fn blob(tick: u64) -> Meta {
+        Meta { tick, toolchain: None, detail: Detail::Blob { size: 1, places: 1 } }
     }
 
     fn index() -> (tempfile::TempDir, Index) {
@@ -366,43 +297,26 @@ mod tests {
     }
 
     #[test]
-    fn order_follows_use_and_skips_the_pinned() {
-        let (_dir, index) = index();
-        let at = Location { segment: 0, offset: 0, len: 9 };
-        for byte in 1..=3 {
-            index.set(Item::blob(&digest(byte)), None, &blob(byte.into(), None)).unwrap();
-        }
-        assert_eq!(index.oldest().unwrap(), Some(Item::blob(&digest(1))));
-        index.set(Item::blob(&digest(1)), Some(&blob(1, None)), &blob(4, None)).unwrap();
-        assert_eq!(index.oldest().unwrap(), Some(Item::blob(&digest(2))));
-        index.pin(&digest(9), &at, &[digest(2)]).unwrap();
-        assert_eq!(index.oldest().unwrap(), Some(Item::blob(&digest(3))));
-        index.set(Item::blob(&digest(2)), Some(&blob(2, None)), &blob(2, None)).unwrap();
-        assert_eq!(index.oldest().unwrap(), Some(Item::blob(&digest(3))), "setting keeps it pinned");
-        index.unpin(&digest(9), &[digest(2)]).unwrap();
-        index.set(Item::blob(&digest(2)), Some(&blob(2, None)), &blob(2, None)).unwrap();
-        assert_eq!(index.oldest().unwrap(), Some(Item::blob(&digest(2))));
-    }
-
-    #[test]
-    fn condemned_toolchains_give_their_items() {
-        let (_dir, index) = index();
-        let (item, meta) = (Item::record(&digest(1)), blob(1, Some(digest(7))));
-        index.set(item, None, &meta).unwrap();
-        assert_eq!(index.condemned().unwrap(), None);
-        index.condemn(&digest(7)).unwrap();
-        assert_eq!(index.condemned().unwrap(), Some(item));
-        index.remove(item, &meta).unwrap();
-        assert_eq!(index.condemned().unwrap(), None);
+    fn only_an_index_that_is_there_is_reopened_and_only_a_fresh_one_created() {
+        let (dir, index) = index();
+        index.set(Item::blob(&digest(1)), &blob(5)).unwrap();
+        index.flush().unwrap();
+        drop(index);
+        assert!(matches!(Index::create(&dir.path().join("0")), Err(IndexError::NotOurs)));
+        let again = Index::reopen(&dir.path().join("0")).unwrap();
+        assert_eq!(again.get(Item::blob(&digest(1))).unwrap(), Some(blob(5)));
+        assert!(matches!(Index::reopen(&dir.path().join("1")), Err(IndexError::NotOurs)));
     }
 
     #[test]
     fn items_are_listed_in_pieces_by_kind() {
         let (_dir, index) = index();
         for byte in [1, 2, 255] {
-            index.set(Item::blob(&digest(byte)), None, &blob(byte.into(), None)).unwrap();
+            index.set(Item::blob(&digest(byte)), &blob(byte.into())).unwrap();
         }
-        index.set(Item::record(&digest(0)), None, &blob(300, None)).unwrap();
+        index.set(Item::record(&digest(0)), &blob(300)).unwrap();
+        index.set_pins(&digest(0), &Location { segment: 1, offset: 2, len: 3 }).unwrap();
+        index.condemn(&digest(0)).unwrap();
         let names = |after, count| -> Vec<_> {
             index.items(Kind::Blob, after, count).unwrap().into_iter().map(|(d, _)| d).collect()
         };

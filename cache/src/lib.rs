@@ -7,17 +7,19 @@
 //! - Truth is the blob files and a checksummed [`journal`]; the sled [`index`] is rebuilt from them at need
 //!   ([`recover`]).
 //! - [`state`] takes all decisions under one mutex; contents are hashed and copied outside it ([`writer`],
-//!   [`blobs`]).
+//!   [`blobs`]). [`evict`] and [`pins`] say what goes and what stays.
 //!
 //! Invariants: contents are checked against their digest before they are given out; a file gets a blob's name only
 //! when complete; nothing in the index is needed to be right.
 
 mod blobs;
 mod error;
+mod evict;
 mod index;
 mod journal;
 mod layout;
 mod limits;
+mod pins;
 mod platform;
 mod recover;
 mod state;

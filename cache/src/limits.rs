@@ -23,8 +23,8 @@ pub(crate) const INDEX_CACHE_BYTES: u64 = 32 << 20;
 pub(crate) const INDEX_DISK_BYTES_MAX: u64 = 1 << 30;
 /// Uses gathered in memory before they are written in one batch.
 pub(crate) const TOUCHES_MAX: usize = 512;
-/// Items one put evicts at most: some milliseconds of unlinking.
-pub(crate) const EVICTIONS_PER_PUT_MAX: usize = 256;
+/// Most toolchains that pin blobs; an office has some dozens. In memory, in full: 60 blobs each.
+pub(crate) const PIN_OWNERS_MAX: usize = 1024;
 /// Public files whose last check is remembered; several large toolchains.
 pub(crate) const CHECKED_PATHS_MAX: usize = 1 << 18;
 /// Files take whole blocks on disk, so this is how blobs are counted against the limit, in bytes.

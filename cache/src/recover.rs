@@ -15,13 +15,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::StoreError,
+    evict::Eviction,
     index::{Detail, Index, IndexError, Item, Kind, ManifestMeta, Meta},
     journal::{Entry, Journal, Location},
     layout::Layout,
     limits::{Limits, MANIFESTS_PER_KEY_MAX},
+    pins::{Pin, Pins},
     platform,
     state::State,
 };
+
+/// Items written to a new index at once; more does not make it faster.
+const BATCH_ITEMS: usize = 1024;
 
 /// Sums over the index, kept beside it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,17 +92,16 @@ pub(crate) fn open(layout: Layout, limits: Limits) -> io::Result<State> {
         touched: HashMap::new(),
         paused: None,
         checked: HashMap::new(),
+        pins: Pins::default(),
+        eviction: Eviction::default(),
         evicted: 0,
         rotten: 0,
     };
-    if let Some(clean) = take_clean_marker(&state) {
-        match Index::reopen(&state.layout.index(clean.generation)) {
-            Ok(index) => {
-                state.index = Some(index);
-                (state.generation, state.tick, state.totals) = (clean.generation, clean.tick, clean.totals);
-            }
-            Err(error) => tracing::warn!(%error, "the index is rebuilt"),
-        }
+    if let Some(clean) = take_clean_marker(&state)
+        && let Err(error) = reopen(&mut state, &clean)
+    {
+        tracing::warn!(%error, "the index is rebuilt");
+        state.index = None;
     }
     if state.index.is_none() {
         // An error pauses the store: the node starts, and a later put tries again.
@@ -105,6 +109,23 @@ pub(crate) fn open(layout: Layout, limits: Limits) -> io::Result<State> {
     }
     let _ = state.guard(State::settle);
     Ok(state)
+}
+
+/// Takes up the index that was closed in order.
+fn reopen(state: &mut State, clean: &Clean) -> Result<(), IndexError> {
+    let index = Index::reopen(&state.layout.index(clean.generation))?;
+    for (owner, at) in index.pins()? {
+        match state.journal.read(&at) {
+            Ok(Entry::Pin { owner: found, blobs }) if found == owner => {
+                state.pins.set(&owner, Pin { at, blobs });
+            }
+            _ => return Err(IndexError::NotOurs),
+        }
+    }
+    index.condemned()?.iter().for_each(|toolchain| state.eviction.condemn(toolchain));
+    state.index = Some(index);
+    (state.generation, state.tick, state.totals) = (clean.generation, clean.tick, clean.totals);
+    Ok(())
 }
 
 /// Closes in order, unless something fails; then the next open rebuilds.
@@ -172,15 +193,26 @@ pub(crate) fn rebuild(state: &mut State) -> Result<(), StoreError> {
     }
     found.drop_incomplete();
     let generation = next_generation(&state.layout).map_err(StoreError::io("list the indexes in", &root))?;
-    let index = Index::create(&state.layout.index(generation)).map_err(StoreError::index(&root))?;
-    let totals = found.fill(&index).map_err(StoreError::index(&root))?;
+    let (index, totals) = fill(&found, &state.layout.index(generation)).map_err(StoreError::index(&root))?;
     tracing::info!(blobs = totals.blobs, records = totals.records, "index rebuilt");
     state.tick = state.tick.max(found.tick);
     state.touched.clear();
     state.checked.clear();
+    state.eviction = Eviction::default();
+    found.condemned.iter().for_each(|toolchain| state.eviction.condemn(toolchain));
+    state.pins = found.pins;
     (state.index, state.generation, state.totals) = (Some(index), generation, totals);
     Layout::empty(&state.layout.indexes(), &state.layout.index(generation));
     Ok(())
+}
+
+/// A new index of what was found. Reopened, because sled keeps several times its cache after so many writes.
+fn fill(found: &Found, dir: &Path) -> Result<(Index, Totals), IndexError> {
+    let index = Index::create(dir)?;
+    let totals = found.fill(&index)?;
+    index.flush()?;
+    drop(index);
+    Ok((Index::reopen(dir)?, totals))
 }
 
 fn next_generation(layout: &Layout) -> io::Result<u64> {
@@ -198,7 +230,7 @@ struct Found {
     items: HashMap<Item, Meta>,
     /// The blobs each record needs.
     needs: HashMap<Digest, Vec<Digest>>,
-    pins: HashMap<Digest, (Location, Vec<Digest>)>,
+    pins: Pins,
     condemned: HashSet<Digest>,
     tick: u64,
 }
@@ -242,11 +274,10 @@ impl Found {
             }
             Entry::Pin { owner, blobs } => {
                 self.condemned.remove(&owner);
-                self.pins.insert(owner, (at, blobs));
+                self.pins.set(&owner, Pin { at, blobs });
             }
             Entry::Unpin { owner } => {
-                let (_, blobs) = self.pins.remove(&owner).unwrap_or((at, Vec::new()));
-                for blob in blobs {
+                for blob in self.pins.remove(&owner).into_iter().flat_map(|pin| pin.blobs) {
                     self.used(Item::blob(&blob), 0, Some(owner));
                 }
                 self.condemned.insert(owner);
@@ -299,13 +330,15 @@ impl Found {
 
     fn fill(&self, index: &Index) -> Result<Totals, IndexError> {
         let mut totals = Totals::default();
-        for (owner, (at, blobs)) in &self.pins {
-            index.pin(owner, at, blobs)?;
-            totals.journal_live += u64::from(at.len);
+        for (owner, pin) in self.pins.iter() {
+            index.set_pins(owner, &pin.at)?;
+            totals.journal_live += u64::from(pin.at.len);
         }
-        for (item, meta) in &self.items {
-            index.set(*item, None, meta)?;
-            totals.add(item.kind, meta);
+        let mut items: Vec<_> = self.items.iter().map(|(item, meta)| (*item, meta)).collect();
+        items.sort_unstable_by_key(|(item, _)| *item);
+        for some in items.chunks(BATCH_ITEMS) {
+            index.set_all(some.iter().copied())?;
+            some.iter().for_each(|(item, meta)| totals.add(item.kind, meta));
         }
         for toolchain in &self.condemned {
             index.condemn(toolchain)?;

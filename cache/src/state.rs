@@ -15,13 +15,14 @@ use barn_protocol::{Digest, identity::SignedBytes};
 
 use crate::{
     error::StoreError,
+    evict::{Effort, Eviction},
     index::{Detail, Index, IndexError, Item, Kind, ManifestMeta, Meta},
     journal::{self, Entry, Journal, Location},
     layout::{Layout, Place},
     limits::{
-        CHECKED_PATHS_MAX, EVICTIONS_PER_PUT_MAX, JOURNAL_SLACK_BYTES, Limits, MANIFESTS_PER_KEY_MAX,
-        TOUCHES_MAX,
+        CHECKED_PATHS_MAX, JOURNAL_SLACK_BYTES, Limits, MANIFESTS_PER_KEY_MAX, PIN_OWNERS_MAX, TOUCHES_MAX,
     },
+    pins::{Pin, Pins},
     platform::{self, Stamp},
     recover::{self, Totals},
 };
@@ -46,15 +47,10 @@ pub(crate) struct State {
     pub(crate) paused: Option<Instant>,
     /// Public files that were verified, as they looked then.
     pub(crate) checked: HashMap<(Digest, Place), Stamp>,
+    pub(crate) pins: Pins,
+    pub(crate) eviction: Eviction,
     pub(crate) evicted: u64,
     pub(crate) rotten: u64,
-}
-
-/// What an eviction removed.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Evicted {
-    pub(crate) items: u64,
-    pub(crate) bytes: u64,
 }
 
 impl State {
@@ -297,52 +293,38 @@ impl State {
 
     /// Pins exactly these blobs for `owner`, whether they are here yet or not.
     pub(crate) fn pin(&mut self, owner: &Digest, blobs: &[Digest]) -> Result<()> {
-        let previous = self.pinned_by(owner)?;
-        if previous.as_ref().is_some_and(|(_, before)| before == blobs) {
+        if self.pins.of(owner).is_some_and(|pin| pin.blobs == blobs) {
             return Ok(());
         }
-        let at = self.append(&Entry::Pin { owner: *owner, blobs: blobs.to_vec() })?;
-        if let Some((old, before)) = previous {
-            self.release(owner, &old, &before)?;
+        if self.pins.of(owner).is_none() && self.pins.owners() >= PIN_OWNERS_MAX {
+            return Err(StoreError::TooLarge(PIN_OWNERS_MAX as u64));
         }
-        self.indexed(|index| index.pin(owner, &at, blobs))?;
+        let at = self.append(&Entry::Pin { owner: *owner, blobs: blobs.to_vec() })?;
+        self.indexed(|index| index.set_pins(owner, &at))?;
+        self.indexed(|index| index.pardon(owner))?;
+        self.eviction.pardon(owner);
         self.totals.journal_live += u64::from(at.len);
+        if let Some(before) = self.pins.set(owner, Pin { at, blobs: blobs.to_vec() }) {
+            self.totals.journal_live -= u64::from(before.at.len);
+        }
         self.maintain_journal()
     }
 
     /// Removes an owner's pins; what it pinned, and what was stored under it, goes first from now on.
     pub(crate) fn unpin(&mut self, owner: &Digest) -> Result<()> {
-        let Some((at, blobs)) = self.pinned_by(owner)? else { return Ok(()) };
+        if self.pins.of(owner).is_none() {
+            return Ok(());
+        }
         self.append(&Entry::Unpin { owner: *owner })?;
-        self.release(owner, &at, &blobs)?;
-        for blob in &blobs {
+        self.indexed(|index| index.remove_pins(owner))?;
+        self.indexed(|index| index.condemn(owner))?;
+        self.eviction.condemn(owner);
+        let Some(before) = self.pins.remove(owner) else { return Ok(()) };
+        self.totals.journal_live -= u64::from(before.at.len);
+        for blob in &before.blobs {
             self.adopt(blob, owner)?;
         }
-        self.indexed(|index| index.condemn(owner))?;
         self.maintain_journal()
-    }
-
-    fn pinned_by(&self, owner: &Digest) -> Result<Option<(Location, Vec<Digest>)>> {
-        let Some(at) = self.indexed(|index| index.pins_of(owner))? else { return Ok(None) };
-        match self.journal.read(&at) {
-            Ok(Entry::Pin { owner: found, blobs }) if found == *owner => Ok(Some((at, blobs))),
-            Err(error) if !journal::is_lost(&error) => {
-                Err(StoreError::io("read the journal in", self.journal.dir())(error))
-            }
-            // The list of what is pinned is lost; a rebuilt index knows nothing of it either.
-            _ => Err(StoreError::index(self.layout.root())(IndexError::Malformed)),
-        }
-    }
-
-    fn release(&mut self, owner: &Digest, at: &Location, blobs: &[Digest]) -> Result<()> {
-        self.indexed(|index| index.unpin(owner, blobs))?;
-        self.totals.journal_live -= u64::from(at.len);
-        for blob in blobs {
-            if let Some(meta) = self.get(Item::blob(blob))? {
-                self.set(Item::blob(blob), meta)?;
-            }
-        }
-        Ok(())
     }
 
     /// Notes a use; returns its tick.
@@ -371,11 +353,13 @@ impl State {
         }
         let mut uses: Vec<_> = self.touched.drain().collect();
         uses.sort_unstable_by_key(|(_, tick)| *tick);
+        let mut changed = Vec::new();
         for (item, tick) in &uses {
             if let Some(meta) = self.get(*item)?.filter(|m| m.tick < *tick) {
-                self.set(*item, Meta { tick: *tick, ..meta })?;
+                changed.push((*item, Meta { tick: *tick, ..meta }));
             }
         }
+        self.indexed(|index| index.set_all(changed.iter().map(|(item, meta)| (*item, meta))))?;
         for some in uses.chunks(TOUCHES_MAX) {
             self.append(&Entry::Uses(some.to_vec()))?;
         }
@@ -385,69 +369,12 @@ impl State {
     /// After a put: back under the limits, by a bounded amount of work.
     pub(crate) fn settle(&mut self) -> Result<()> {
         self.write_touches_if_many()?;
-        self.evict(self.limits.bytes_max, EVICTIONS_PER_PUT_MAX)?;
+        self.evict(self.limits.bytes_max, Effort::PUT)?;
         self.maintain_journal()
     }
 
-    /// Removes up to `items_max` items while the store has more than `bytes_target`: what belongs to removed
-    /// toolchains, then what was not used for longest.
-    pub(crate) fn evict(&mut self, bytes_target: u64, items_max: usize) -> Result<Evicted> {
-        let mut evicted = Evicted::default();
-        while self.totals.bytes > bytes_target && evicted.items < items_max as u64 {
-            let Some(item) = self.victim()? else { break };
-            self.evict_item(item, &mut evicted)?;
-        }
-        Ok(evicted)
-    }
-
-    /// Removes up to `items_max` items of removed toolchains, whatever the limit.
-    pub(crate) fn evict_condemned(&mut self, items_max: usize) -> Result<Evicted> {
-        let mut evicted = Evicted::default();
-        while evicted.items < items_max as u64 {
-            let Some(item) = self.condemned()? else { break };
-            self.evict_item(item, &mut evicted)?;
-        }
-        Ok(evicted)
-    }
-
-    fn evict_item(&mut self, item: Item, evicted: &mut Evicted) -> Result<()> {
-        let before = self.totals.bytes;
-        self.remove(item)?;
-        self.evicted += 1;
-        evicted.items += 1;
-        evicted.bytes += before - self.totals.bytes;
-        Ok(())
-    }
-
-    fn victim(&mut self) -> Result<Option<Item>> {
-        if let Some(item) = self.condemned()? {
-            return Ok(Some(item));
-        }
-        match self.indexed(Index::oldest)? {
-            Some(item) if self.touched.contains_key(&item) => {
-                self.write_touches()?;
-                self.indexed(Index::oldest)
-            }
-            other => Ok(other),
-        }
-    }
-
-    /// An unpinned item of a removed toolchain. A pinned one is another toolchain's too and stays.
-    fn condemned(&mut self) -> Result<Option<Item>> {
-        while let Some(item) = self.indexed(Index::condemned)? {
-            if !self.indexed(|index| index.is_pinned(item))? {
-                return Ok(Some(item));
-            }
-            let Some(meta) = self.get(item)? else {
-                return Err(StoreError::index(self.layout.root())(IndexError::Malformed));
-            };
-            self.set(item, Meta { toolchain: None, ..meta })?;
-        }
-        Ok(None)
-    }
-
     /// Cleans the oldest segment if the journal is mostly dead.
-    fn maintain_journal(&mut self) -> Result<()> {
+    pub(crate) fn maintain_journal(&mut self) -> Result<()> {
         let live = self.totals.journal_live;
         if self.journal.bytes() > live.saturating_mul(2).saturating_add(JOURNAL_SLACK_BYTES) {
             self.clean_oldest_segment()?;
@@ -491,11 +418,12 @@ impl State {
                 self.set(item, meta)
             }
             Entry::Pin { owner, blobs } => {
-                if self.indexed(|index| index.pins_of(&owner))? != Some(*at) {
+                if self.pins.of(&owner).map(|pin| pin.at) != Some(*at) {
                     return Ok(());
                 }
-                let moved = self.append(&Entry::Pin { owner, blobs })?;
-                self.indexed(|index| index.move_pins(&owner, &moved))
+                let moved = self.append(&Entry::Pin { owner, blobs: blobs.clone() })?;
+                self.pins.set(&owner, Pin { at: moved, blobs });
+                self.indexed(|index| index.set_pins(&owner, &moved))
             }
             // What they undo or refine is older than the oldest segment, or repeated in the index.
             Entry::Unpin { .. } | Entry::Uses(_) => Ok(()),
@@ -521,7 +449,7 @@ impl State {
             remove_file(&self.layout.blob(&item.digest, place))?;
         }
         self.touched.remove(&item);
-        self.indexed(|index| index.remove(item, &meta))?;
+        self.indexed(|index| index.remove(item))?;
         self.totals.subtract(item.kind, &meta);
         Ok(())
     }
@@ -532,7 +460,7 @@ impl State {
 
     pub(crate) fn set(&mut self, item: Item, meta: Meta) -> Result<()> {
         let old = self.get(item)?;
-        self.indexed(|index| index.set(item, old.as_ref(), &meta))?;
+        self.indexed(|index| index.set(item, &meta))?;
         if let Some(old) = old {
             self.totals.subtract(item.kind, &old);
         }
@@ -541,12 +469,12 @@ impl State {
     }
 
     /// Whether a public file was found good and is unchanged. Notes the use, unless it is pinned.
-    pub(crate) fn public_file(&mut self, digest: &Digest, place: Place, seen: &Stamp) -> Result<bool> {
-        let item = Item::blob(digest);
-        if !self.indexed(|index| index.is_pinned(item))? {
-            self.touch(item);
+    pub(crate) fn public_file(&mut self, digest: &Digest, place: Place, seen: &Stamp) -> bool {
+        // A toolchain's blobs are asked for with every action, and pinned ones need no last use.
+        if !self.pins.holds(digest) {
+            self.touch(Item::blob(digest));
         }
-        Ok(self.checked.get(&(*digest, place)) == Some(seen))
+        self.checked.get(&(*digest, place)) == Some(seen)
     }
 
     /// Remembers that a public file was found good.
@@ -557,7 +485,7 @@ impl State {
         self.checked.insert((*digest, place), stamp);
     }
 
-    pub(crate) fn items(
+    pub(crate) fn items_after(
         &self,
         kind: Kind,
         after: Option<Digest>,

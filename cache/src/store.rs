@@ -168,7 +168,7 @@ impl Store {
         }
         // The stamp comes before the check: a change during the check shows the next time.
         let seen = platform::stamp(&fs::symlink_metadata(&path).ok()?);
-        let known = self.look(|state| state.public_file(digest, place, &seen).map(Some))?;
+        let known = self.look(|state| Ok(Some(state.public_file(digest, place, &seen))))?;
         if !known {
             let size = self.size_of(digest)?;
             self.judge(digest, place, blobs::open_checked(&path, digest, size))?;

@@ -5,9 +5,10 @@ use barn_protocol::Digest;
 use crate::{
     blobs::{self, Verdict},
     error::StoreError,
-    index::{Detail, Index, Item, Kind, Meta},
+    evict::{Effort, Evicted},
+    index::{Detail, Item, Kind, Meta},
     layout::Place,
-    state::Evicted,
+    state::State,
     store::Store,
 };
 
@@ -48,13 +49,6 @@ pub struct GcReport {
     pub bytes: u64,
 }
 
-impl GcReport {
-    const fn add(&mut self, evicted: Evicted) {
-        self.items += evicted.items;
-        self.bytes += evicted.bytes;
-    }
-}
-
 /// What a check found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VerifyReport {
@@ -76,14 +70,15 @@ impl Store {
     /// The store's figures now.
     pub fn stat(&self) -> Stat {
         let state = self.lock();
-        let pinned = state.index.as_ref().map(pinned_bytes).unwrap_or_default();
+        let pinned = state.pins.blobs().filter_map(|digest| state.get(Item::blob(digest)).ok().flatten());
+        let pinned_bytes = pinned.map(|meta| meta.charge()).sum();
         Stat {
             blobs: state.totals.blobs,
             records: state.totals.records,
             manifests: state.totals.manifests,
             bytes: state.totals.bytes,
             bytes_max: state.limits.bytes_max,
-            pinned_bytes: pinned,
+            pinned_bytes,
             journal_bytes: state.journal.bytes(),
             evicted: state.evicted,
             rotten: state.rotten,
@@ -94,13 +89,17 @@ impl Store {
     /// Removes what removed toolchains left and what is over the limit, and cleans the journal. Works in slices:
     /// others get in between. Stops early if the disk fails, which pauses the store.
     pub fn gc(&self) -> GcReport {
-        let bytes_max = self.lock().limits.bytes_max;
-        self.collect(bytes_max)
+        let swept = self.collect(State::sweep_condemned);
+        let evicted = self.collect(|state| state.evict(state.limits.bytes_max, Effort::SLICE));
+        self.clean_journal();
+        GcReport { items: swept.items + evicted.items, bytes: swept.bytes + evicted.bytes }
     }
 
-    /// Removes everything that is not pinned.
+    /// Removes everything that is not pinned. Works in slices, like `gc`.
     pub fn clear(&self) -> GcReport {
-        self.collect(0)
+        let report = self.collect(|state| state.evict(0, Effort::SLICE));
+        self.clean_journal();
+        report
     }
 
     /// Reads every blob and record, drops what is damaged, and takes in blobs the index does not know.
@@ -116,16 +115,16 @@ impl Store {
         report
     }
 
-    fn collect(&self, bytes_target: u64) -> GcReport {
+    /// Lets `slice` evict until it is done.
+    fn collect(&self, slice: impl Fn(&mut State) -> Result<(Evicted, bool), StoreError>) -> GcReport {
         let mut report = GcReport::default();
-        let mut slice = |evicted: Result<Evicted, StoreError>| {
-            let Ok(evicted) = evicted else { return false };
-            report.add(evicted);
-            evicted.items > 0
-        };
-        while slice(self.change(|state| state.evict_condemned(SLICE_ITEMS))) {}
-        while slice(self.change(|state| state.evict(bytes_target, SLICE_ITEMS))) {}
-        self.clean_journal();
+        while let Ok((evicted, done)) = self.change(&slice) {
+            report.items += evicted.items;
+            report.bytes += evicted.bytes;
+            if done {
+                break;
+            }
+        }
         report
     }
 
@@ -189,7 +188,7 @@ impl Store {
         let mut after = None;
         loop {
             let items =
-                self.look(|state| state.items(kind, after, SLICE_ITEMS).map(Some)).unwrap_or_default();
+                self.look(|state| state.items_after(kind, after, SLICE_ITEMS).map(Some)).unwrap_or_default();
             let Some((last, _)) = items.last() else { return };
             after = Some(*last);
             for (digest, meta) in &items {
@@ -197,11 +196,4 @@ impl Store {
             }
         }
     }
-}
-
-fn pinned_bytes(index: &Index) -> u64 {
-    let mut blobs: Vec<Digest> = index.pinned().filter_map(Result::ok).collect();
-    blobs.dedup();
-    let metas = blobs.iter().filter_map(|digest| index.get(Item::blob(digest)).ok().flatten());
-    metas.map(|meta| meta.charge()).sum()
 }

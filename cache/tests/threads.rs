@@ -32,7 +32,7 @@ fn read(store: &Store, n: u64, way: u64) -> bool {
     let digest = Digest::of(&contents(n));
     let found = match way % 4 {
         0 => store.read_blob(&digest),
-        1 => store.blob_path(&digest, n % 2 == 0).and_then(|path| std::fs::read(path).ok()),
+        1 => store.blob_path(&digest, n.is_multiple_of(2)).and_then(|path| std::fs::read(path).ok()),
         2 => {
             let record = store.record(&key(&n.to_string()));
             assert!(record.is_none() || record == Some(signed(&n.to_string())));

@@ -2,8 +2,9 @@
 //!
 //! A requester opens one bidirectional stream per request on the pooled QUIC connection and writes one
 //! [`Request`]. What follows depends on the request; the exchange is drawn in `docs/protocol.md`. A frame is a
-//! 32-bit little-endian length and that many bytes of postcard. Blobs follow their [`BlobHeader`] as chunks
-//! that are zstd frames of at most [`crate::limits::CHUNK_BYTES_MAX`] bytes each, unpacked.
+//! 32-bit little-endian length and that many bytes of postcard. A blob follows its [`BlobHeader`] as chunks: a codec byte
+//! (0 as is, 1 zstd), a 32-bit little-endian packed length, and the packed bytes. All chunks but the last unpack to
+//! exactly [`crate::limits::CHUNK_BYTES_MAX`] bytes, and a zstd chunk is shorter than what it unpacks to.
 //! Resetting the stream cancels.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

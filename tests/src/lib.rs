@@ -1,1 +1,20 @@
 //! Whole behaviours through the real barn binaries against real compilers.
+//!
+//! A [`Desk`] is one user at one machine: a node with a state directory of its own, and a directory to build in.
+//! A case is one line of shell in which `$B` stands for what is put in front of the compiler. [`Desk::table`] runs
+//! it three times in the same tree at the same path (without barn, with barn, with barn again) and holds all
+//! three against each other: exit status, standard output, standard error, and every file that is there
+//! afterwards with its bytes and mode. What the node made of the two calls is read from `barn stats --json`.
+//!
+//! The programs under test are those beside this test's own (`target/debug`, `target/release`); they must have been
+//! built, as `make test` does.
+
+mod counts;
+mod desk;
+mod table;
+mod tree;
+
+pub use counts::{Counts, Expect};
+pub use desk::{Desk, Ran};
+pub use table::Compare;
+pub use tree::{Snapshot, Tree, lay, snapshot};

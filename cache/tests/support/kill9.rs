@@ -152,7 +152,7 @@ fn check(dir: &Path, plan: &Plan, next: u64, kill: u32) {
     let stat = store.stat();
     assert_eq!((stat.rotten, stat.paused), (0, false), "after kill {kill}");
     assert_eq!(fs::read_dir(dir.join("tmp-v1")).unwrap().count(), 0, "leftovers after kill {kill}");
-    if kill % 10 == 0 {
+    if kill.is_multiple_of(10) {
         let report = store.verify();
         assert_eq!((report.blobs_dropped, report.blobs_found), (0, 0), "after kill {kill}");
     }

@@ -133,4 +133,25 @@ mod tests {
         let error = Config::parse("\n\n[worker]\nslot = 3\n").unwrap_err();
         assert!(error.starts_with("line 4: unknown field `slot`"), "{error}");
     }
+
+    #[test]
+    fn the_reference_page_lists_every_variable_and_setting() {
+        let page = include_str!("../../../docs/configuration.md");
+        for variable in barn_wrapper::env_vars::ALL {
+            let row = format!("| `{}` | {} | {} |", variable.name, variable.values, variable.meaning);
+            assert!(page.contains(&row), "docs/configuration.md lacks the row {row}");
+        }
+        for setting in [
+            "name",
+            "network.port",
+            "network.mdns",
+            "network.peers",
+            "worker.slots",
+            "worker.memory_mib",
+            "worker.sandbox_uid",
+            "cache.size_gib",
+        ] {
+            assert!(page.contains(&format!("| `{setting}` |")), "docs/configuration.md lacks {setting}");
+        }
+    }
 }

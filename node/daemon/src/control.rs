@@ -83,7 +83,19 @@ fn status(node: &Node) -> Value {
             "remote": remote,
             "for_others": node.worker.slots() - node.worker.free(),
         },
+        "transfers": transfers(node),
     })
+}
+
+fn transfers(node: &Node) -> Vec<Value> {
+    let all = node.worker.shelf.transfers();
+    all.iter()
+        .map(|transfer| {
+            let (done, total) = transfer.progress();
+            let from = node.name_of(&transfer.from);
+            json!({ "toolchain": transfer.toolchain.to_string(), "from": from, "bytes": done, "bytes_total": total })
+        })
+        .collect()
 }
 
 fn stats(node: &Node, zero: bool) -> Value {

@@ -276,6 +276,10 @@ impl Node {
         if self.roster.current().is_none() {
             return;
         }
+        let toolchains: Vec<_> = self.worker.shelf.list().into_iter().map(|(digest, _)| digest).collect();
+        for digest in &toolchains {
+            self.mesh.provide(*digest);
+        }
         self.mesh.set_advert(Advert {
             sequence: self.adverts.fetch_add(1, Ordering::Relaxed),
             started_unix_s: self.started_unix_s,
@@ -284,7 +288,7 @@ impl Node {
             cores: cores(),
             slots: self.worker.slots(),
             free: self.worker.free(),
-            toolchains: self.worker.shelf.list().into_iter().map(|(digest, _)| digest).collect(),
+            toolchains,
         });
     }
 

@@ -135,7 +135,9 @@ impl Session {
 
     /// Waits for `work`, telling the wrapper that it goes on; `None` when the wrapper has gone away.
     async fn keep_alive<T>(&mut self, work: impl Future<Output = T>) -> io::Result<Option<T>> {
-        let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
+        // Most answers come before the first beat is due.
+        let every = Duration::from_millis(HEARTBEAT_MS);
+        let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(work);
         loop {

@@ -157,6 +157,24 @@ impl Link {
         }
     }
 
+    /// Waits until the node closes the connection, or fails, until `until` at the latest. What it says meanwhile is
+    /// dropped and earns it no more time.
+    pub fn await_close(&mut self, until: Instant) {
+        let mut buffer = [0; READ_BYTES];
+        while Instant::now() < until {
+            match recv_with_fds(&self.socket, &mut buffer, &mut self.descriptors) {
+                Ok(0) => return,
+                Ok(_) => self.descriptors.clear(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.wait(Interest::Read, until).is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Closes the connection so that the node can read what was sent: the kernel would reset it if frames of the
     /// node were left unread.
     pub fn finish(mut self) {

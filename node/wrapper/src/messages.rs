@@ -7,13 +7,17 @@
 //!    | <--------------------- Heartbeat *  |   at least every HEARTBEAT_MS while the node works
 //!    | <---------------------------- Exec  |   the wrapper becomes the compiler; the connection ends
 //!    | <------------------------- Compile  |   the wrapper runs the compiler; the node stays silent meanwhile
-//!    | Compiled (+ descriptors) -------->  |   and exits without waiting
+//!    | Compiled (+ descriptors) -------->  |   the node takes the outputs in
+//!    | <-------------------- end of stream |   the wrapper exits
 //!    | <---------- Done (+ descriptors)    |   the wrapper writes the outputs and exits
 //!
 //! command line                           node
 //!    | Control ------------------------->  |
 //!    | <--- Heartbeat *, ControlReply +    |   how many replies is a matter of the verb
 //! ```
+//!
+//! After `Compiled` the wrapper waits for the node's end of the stream, so that the build cannot move or change an
+//! output while the node reads it: at most SILENCE_MS_MAX, and only if the compiler succeeded and there are outputs.
 //!
 //! A frame is a length (u32, of what follows), a version byte, a kind byte and the fields of that kind. Integers
 //! are little-endian; byte strings and lists carry a u32 count; an optional value is a byte 0 or 1 and the value.
@@ -45,7 +49,8 @@ pub const CAPTURE_BYTES_MAX: usize = 1 << 20;
 /// How often the node says that it still works on a request, in milliseconds.
 pub const HEARTBEAT_MS: u64 = 250;
 /// Silence after which the wrapper takes the node for dead, in milliseconds: three lost heartbeats, and still
-/// within the second that a stopped node may cost.
+/// within the second that a stopped node may cost. Also the longest that the wrapper, once its compiler has ended,
+/// waits for the node to take the outputs in.
 pub const SILENCE_MS_MAX: u64 = 900;
 /// Longest verb of a control message, in bytes.
 pub const VERB_BYTES_MAX: usize = 64;
@@ -143,7 +148,8 @@ pub struct Compiled {
 }
 
 /// The state of an output right after the compile. The caller may change the file as soon as the wrapper has
-/// exited, so the node reads the descriptor and then checks with `fstat` that none of this has changed.
+/// exited, and the wrapper does not wait for ever, so the node reads the descriptor and then checks with `fstat` that
+/// none of this has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Produced {
     /// Size in bytes.

@@ -18,7 +18,7 @@ use crate::{
     guard::Guard,
     link::{Link, LinkError},
     local::{self, Compiler},
-    messages::{Compile, Done, Ended, Request, ToNode, ToWrapper},
+    messages::{Compile, Compiled, Done, Ended, Request, SILENCE_MS_MAX, ToNode, ToWrapper},
     outputs,
     places::Places,
     platform::{self, Image, ProcessState, SignalsBlocked},
@@ -33,7 +33,8 @@ const REQUEST_MS_MAX: u64 = 3_600_000;
 /// compiler as well would only starve it more.
 const STARVED_SILENCE_MS_MAX: u64 = 3000;
 /// Longest that delivering the outcome of a compile may hold up the caller, in milliseconds. It is gone at once
-/// unless the node is stopped and the compiler was talkative.
+/// unless the node is stopped and the compiler was talkative. Delivering it and waiting until the node has taken the
+/// outputs in take [`SILENCE_MS_MAX`] together.
 const REPORT_MS_MAX: u64 = 500;
 /// Exit codes of a shell for a program that cannot be run, and for one that is not there.
 const EXIT_CANNOT_RUN: i32 = 126;
@@ -104,9 +105,7 @@ fn ask_node(compiler: &Compiler) -> Option<Ended> {
     let answer = await_answer(&mut link, silence);
     match &answer {
         Err(LinkError::Silent) => start::remember_silence(&places),
-        Ok(_) if silence < Duration::from_millis(crate::messages::SILENCE_MS_MAX) => {
-            start::forget_silence(&places)
-        }
+        Ok(_) if silence < Duration::from_millis(SILENCE_MS_MAX) => start::forget_silence(&places),
         _ => {}
     }
     match answer.ok()? {
@@ -173,16 +172,28 @@ fn receive_patiently(link: &mut Link, silence: Duration) -> Result<(ToWrapper, V
     }
 }
 
-/// Compiles for the node and reports. The node's fate does not matter any more.
-fn run_for_node(compiler: &Compiler, compile: &Compile, mut link: Link) -> Option<Ended> {
+/// Compiles for the node and reports. The node's fate does not change the outcome any more.
+fn run_for_node(compiler: &Compiler, compile: &Compile, link: Link) -> Option<Ended> {
     let (compiled, files) = compiler.run(compile).ok()?;
     let ended = compiled.ended;
-    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-    let until = Instant::now() + Duration::from_millis(REPORT_MS_MAX);
-    if link.send(&ToNode::Compiled(compiled), &files, until).is_ok() {
-        link.finish();
-    }
+    report(link, compiled, &files);
     Some(ended)
+}
+
+/// Tells the node how the compile went. Outputs that it will keep are held back from the caller, who may move, strip
+/// or delete them next (automake, `objcopy`), until the node has them and closes the connection.
+fn report(mut link: Link, compiled: Compiled, files: &[OwnedFd]) {
+    let begun = Instant::now();
+    let is_kept = compiled.ended == Ended::Exited(0) && !files.is_empty();
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let sent_until = begun + Duration::from_millis(REPORT_MS_MAX);
+    if link.send(&ToNode::Compiled(compiled), &files, sent_until).is_err() {
+        return;
+    }
+    if is_kept {
+        link.await_close(begun + Duration::from_millis(SILENCE_MS_MAX));
+    }
+    link.finish();
 }
 
 /// Writes a result out. A signal waits until the outputs are whole, so that Ctrl-C leaves none half done.

@@ -27,11 +27,10 @@ use std::{
 };
 
 use crate::{
-    digest::Digest,
     identity::NodeId,
     limits::{ADVERT_TOOLCHAINS_MAX, ROSTER_MEMBERS_MAX},
     random::Random,
-    wire::{Decline, RunFailure},
+    wire::Decline,
 };
 
 mod breaker;
@@ -39,12 +38,14 @@ mod horizon;
 mod rate;
 #[cfg(test)]
 mod tests;
+mod types;
 mod worker;
 
 pub use breaker::{FAILURES_MAX, OPEN_TIME, QUARANTINE_TIME, UNPROVEN_TIME};
 use horizon::{Horizon, Slots, WorkerSlots, remaining};
 use rate::Rate;
 pub use rate::{COST_FIXED_BYTES, DEFAULT_SECONDS_PER_BYTE, FORGET_AFTER, MEMORY, WALL_MAX};
+pub use types::{Config, Decision, Event, Failure, Place, Task, Why, WorkerView};
 pub use worker::{DOUBT_MAX, EXCLUDED_TIME, FETCH_TIME, SLOTS_MAX};
 use worker::{Fit, Worker};
 
@@ -69,196 +70,6 @@ pub const RECHECK: Duration = Duration::from_millis(250);
 pub const DEADLINE_FACTOR: u32 = 10;
 /// … and this. It is a last resort: a dead connection shows itself within seconds.
 pub const DEADLINE_SLACK: Duration = Duration::from_secs(60);
-
-/// Settings of one node's placement.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// How many tasks may run here at once; 0 counts as 1.
-    pub local_slots: u32,
-    /// Most tasks that wait; further ones are given back at once as [`Decision::GiveUp`].
-    pub queue_max: usize,
-    /// Drives the tie-breaks; nodes should differ.
-    pub seed: u64,
-}
-
-/// One action to be placed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Task {
-    /// Unique among the requester's live tasks; a task whose id is in use is dropped.
-    pub id: u64,
-    /// The toolchain it needs.
-    pub toolchain: Digest,
-    /// Bytes of input, a proxy for work.
-    pub cost: u64,
-    /// Whether it may leave this machine.
-    pub remote_allowed: bool,
-}
-
-/// Where a task runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Place {
-    /// On this machine.
-    Local,
-    /// On this worker.
-    Worker(NodeId),
-}
-
-/// What happened. Outcomes of a task at a place where it does not run (any more) are ignored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A new task.
-    Submitted(Task),
-    /// A worker's advert, or news of a connection to it.
-    Worker {
-        /// Who.
-        id: NodeId,
-        /// How many actions it runs at once for others.
-        slots: u32,
-        /// How many of them are free.
-        free: u32,
-        /// The toolchains it has.
-        toolchains: Vec<Digest>,
-        /// Whether it can run what this requester compiles.
-        machine_fits: bool,
-    },
-    /// The connection to a worker is gone, or it was struck from the roster. Ends all runs there.
-    WorkerLost(NodeId),
-    /// A worker declined a task.
-    Declined {
-        /// Which.
-        task: u64,
-        /// Who.
-        worker: NodeId,
-        /// Its reason.
-        why: Decline,
-    },
-    /// A task ran to its end.
-    Finished {
-        /// Which.
-        task: u64,
-        /// Where.
-        place: Place,
-        /// How long it took, transfers included.
-        wall: Duration,
-        /// Whether the compiler exited with 0. A worker's other result counts as [`Failure::RemoteExit`].
-        ok: bool,
-    },
-    /// A task did not run to a good end on a worker.
-    Failed {
-        /// Which.
-        task: u64,
-        /// Who.
-        worker: NodeId,
-        /// How.
-        kind: Failure,
-    },
-    /// A compile outside the queue started here (one that cannot be cached or was given up).
-    LocalStarted,
-    /// A compile outside the queue ended.
-    LocalFinished,
-    /// The task is of no interest any more, wherever it is.
-    Cancelled {
-        /// Which.
-        task: u64,
-    },
-}
-
-/// How a task failed on a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Failure {
-    /// The connection broke.
-    Lost,
-    /// The deadline passed, here or there.
-    Timeout,
-    /// The compiler exited with an error.
-    RemoteExit,
-    /// The compiler died of a signal.
-    Killed,
-    /// The sandbox refused what it did.
-    Refused,
-    /// The sandbox could not be set up.
-    Sandbox,
-    /// The inputs did not arrive whole.
-    Inputs,
-    /// What came back is not what was announced or asked for.
-    BadResult,
-}
-
-impl Failure {
-    /// Whether the same could happen on this machine, so that only a local run tells whose fault it is.
-    pub const fn may_be_the_tasks_own(self) -> bool {
-        matches!(self, Self::RemoteExit | Self::Killed | Self::Refused)
-    }
-
-    /// Whether another worker is worth a try. After a timeout no more time may be lost.
-    pub const fn may_retry_remotely(self) -> bool {
-        matches!(self, Self::Lost | Self::Sandbox | Self::Inputs | Self::BadResult)
-    }
-}
-
-impl From<&RunFailure> for Failure {
-    fn from(failure: &RunFailure) -> Self {
-        match failure {
-            RunFailure::Killed { .. } => Self::Killed,
-            RunFailure::TimedOut => Self::Timeout,
-            RunFailure::Refused => Self::Refused,
-            RunFailure::Sandbox => Self::Sandbox,
-            RunFailure::Inputs => Self::Inputs,
-        }
-    }
-}
-
-/// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// Run the task there.
-    Run {
-        /// Which.
-        task: u64,
-        /// Where.
-        place: Place,
-        /// Why there.
-        why: Why,
-    },
-    /// Too many tasks wait: run this one here at once, outside the queue. It is forgotten; say
-    /// [`Event::LocalStarted`] and [`Event::LocalFinished`].
-    GiveUp {
-        /// Which.
-        task: u64,
-    },
-}
-
-/// Why a task runs where it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Why {
-    /// It is predicted to end soonest there.
-    Quickest,
-    /// It may not leave this machine.
-    OnlyLocal,
-    /// It failed like this on a worker, and runs here.
-    FellBack(Failure),
-    /// Too many workers declined it, and it runs here.
-    Declined,
-}
-
-/// What is believed of one worker, for status pages.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct WorkerView {
-    /// Who.
-    pub id: NodeId,
-    /// Whether it is connected and has advertised.
-    pub online: bool,
-    /// Its slots.
-    pub slots: u32,
-    /// How many of them are believed free.
-    pub free: u32,
-    /// How many of our tasks it has.
-    pub in_flight: u32,
-    /// Its believed speed, in seconds per byte of input.
-    pub seconds_per_byte: f64,
-    /// Until when it gets no work because it failed.
-    pub paused_until: Option<Duration>,
-}
 
 /// The placement of one requester. Drive it with [`Placement::handle`]; after every event and at
 /// [`Placement::next_wake`], call [`Placement::poll`] until it returns `None`.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::Identity;
+use crate::{Digest, Identity};
 
 const S: Duration = Duration::from_secs(1);
 const KIB: u64 = 1 << 10;
@@ -192,6 +192,20 @@ fn the_better_of_two_workers_is_taken_first() {
         .runs(&[(0, on(1)), (1, on(1)), (2, on(1)), (3, on(1)), (4, on(2)), (5, on(2))])
         .submit(6..8)
         .runs(&[(6, on(2)), (7, on(2))]);
+}
+
+#[test]
+fn many_requesters_spread_over_equal_workers() {
+    let mut chosen = [0_u32; 4];
+    for seed in 0..400 {
+        let mut desk = Desk::experienced(1, 4 * S, S);
+        desk.placement.random = Random::new(seed);
+        desk.advert(0, 8, 8).advert(1, 8, 8).advert(2, 8, 8).advert(3, 8, 8).submit(0..1);
+        let decisions = desk.decisions();
+        let [Decision::Run { place, .. }] = decisions[..] else { panic!("{decisions:?}") };
+        chosen[(0..4).position(|n| place == on(n)).expect("a worker")] += 1;
+    }
+    assert!(chosen.iter().all(|times| (60..140).contains(times)), "{chosen:?}");
 }
 
 #[test]

@@ -86,9 +86,17 @@ fn status_text(status: &Value) -> String {
             "{:<24} {:<12} {:>6} {:>6} {:>9}\n",
             text_of(&peer["name"]),
             text_of(&peer["state"]),
-            peer["cores"],
-            peer["free"],
+            peer["cores"].as_u64().unwrap_or(0),
+            peer["free"].as_u64().unwrap_or(0),
             rtt
+        ));
+    }
+    for transfer in status["transfers"].as_array().into_iter().flatten() {
+        let part = |key: &str| bytes(transfer[key].as_u64().unwrap_or(0));
+        let (done, total, from) = (part("bytes"), part("bytes_total"), text_of(&transfer["from"]));
+        text.push_str(&format!(
+            "fetching toolchain {} from {from}: {done} of {total}\n",
+            short(&transfer["toolchain"])
         ));
     }
     text

@@ -10,6 +10,7 @@
 //! Nothing waits here: what cannot start now is declined at once. A machine that cannot contain a compile has no
 //! slots and says why.
 
+mod fetch;
 mod room;
 mod shelf;
 
@@ -33,7 +34,8 @@ use barn_protocol::{
     wire::{Decline, RunDone, RunFailure, RunReply},
 };
 use barn_sandbox::{CancelToken, Sandbox};
-pub use shelf::{FetchError, Shelf};
+pub use fetch::{FetchError, Transfer};
+pub use shelf::Shelf;
 use tokio::sync::watch;
 
 use crate::stats::Stats;
@@ -205,7 +207,7 @@ impl Worker {
 
     fn fetch(&self, mesh: &Mesh, peer: NodeId, digest: Digest) {
         let changed = self.changed.clone();
-        self.shelf.fetch(mesh.clone(), peer, digest, move || {
+        fetch::fetch(self.shelf.clone(), mesh.clone(), peer, digest, move || {
             changed.send_replace(());
         });
     }

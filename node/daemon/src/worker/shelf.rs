@@ -11,66 +11,28 @@
 //! crash leaves a toolchain unknown and some blobs that the next fetch finds there.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
 };
 
 use barn_cache::Store;
-use barn_mesh::{
-    Mesh,
-    stream::{read_frame, write_frame},
-};
-use barn_protocol::{
-    Digest, NodeId, Toolchain,
-    limits::{ADVERT_TOOLCHAINS_MAX, BLOB_BYTES_MAX},
-    wire::{Request, ToolchainReply},
-};
+use barn_protocol::{Digest, NodeId, Toolchain, limits::ADVERT_TOOLCHAINS_MAX};
 
-use crate::{
-    home::Home,
-    toolchain::policy::{self, PolicyError},
-};
+use super::fetch::{FetchError, Transfer};
+use crate::home::Home;
 
-/// How long a peer may take to describe a toolchain.
-const DESCRIBE_MAX: Duration = Duration::from_secs(30);
-/// Blobs asked for at once; a toolchain has about 60.
-const BLOBS_AT_ONCE: usize = 64;
 /// Toolchains fetched at the same time; each may be 200 MB.
 const FETCHES_MAX: usize = 2;
 const SUFFIX: &str = "toolchain";
-
-/// Why a toolchain did not come.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// The peer cannot be reached.
-    #[error("cannot reach the peer")]
-    Open(#[from] barn_mesh::OpenError),
-    /// The stream failed.
-    #[error("the transfer failed")]
-    Stream(#[from] barn_mesh::stream::StreamError),
-    /// The peer does not have it.
-    #[error("the peer does not have the toolchain")]
-    NotFound,
-    /// What came is not what was asked for.
-    #[error("the peer sent another toolchain")]
-    Wrong,
-    /// It holds what no toolchain may hold.
-    #[error("the toolchain is not acceptable")]
-    Policy(#[from] PolicyError),
-    /// The description cannot be written.
-    #[error("the toolchain cannot be written down")]
-    Home(#[from] crate::home::HomeError),
-}
 
 /// The toolchains of this machine's workers.
 pub struct Shelf {
     home: Home,
     store: Store,
     whole: Mutex<HashMap<Digest, Arc<Toolchain>>>,
-    fetching: Mutex<HashSet<Digest>>,
+    fetching: Mutex<HashMap<Digest, Arc<Transfer>>>,
 }
 
 impl Shelf {
@@ -114,64 +76,41 @@ impl Shelf {
         Ok(digest)
     }
 
-    /// Fetches a toolchain from `peer` in the background unless that is going on already; `done` is called when
-    /// it is whole.
-    pub fn fetch(
-        self: &Arc<Self>,
-        mesh: Mesh,
-        peer: NodeId,
-        digest: Digest,
-        done: impl FnOnce() + Send + 'static,
-    ) {
-        {
-            let mut fetching = self.fetching.lock().expect("no panic while held");
-            if fetching.len() >= FETCHES_MAX || !fetching.insert(digest) {
-                return;
-            }
-        }
-        let shelf = self.clone();
-        tokio::spawn(async move {
-            let outcome = shelf.fetch_now(&mesh, peer, digest).await;
-            shelf.fetching.lock().expect("no panic while held").remove(&digest);
-            match outcome {
-                Ok(()) => {
-                    tracing::info!(toolchain = %digest, peer = %peer.short(), "fetched a toolchain");
-                    done();
-                }
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(toolchain = %digest, peer = %peer.short(), error, "a toolchain did not come");
-                }
-            }
-        });
+    /// What is being fetched now.
+    pub fn transfers(&self) -> Vec<Arc<Transfer>> {
+        self.fetching.lock().expect("no panic while held").values().cloned().collect()
     }
 
-    async fn fetch_now(&self, mesh: &Mesh, peer: NodeId, digest: Digest) -> Result<(), FetchError> {
-        let (mut send, mut recv) = mesh.open(peer).await?;
-        write_frame(&mut send, &Request::Toolchain(digest)).await?;
-        let reply: ToolchainReply = read_frame(&mut recv, DESCRIBE_MAX).await?;
-        let ToolchainReply::Found(toolchain) = reply else { return Err(FetchError::NotFound) };
-        if toolchain.digest() != digest {
-            return Err(FetchError::Wrong);
+    /// Opens a transfer of `digest`; `None` while one goes on already, or too many do.
+    pub(super) fn begin(&self, digest: Digest, from: NodeId) -> Option<Arc<Transfer>> {
+        let mut fetching = self.fetching.lock().expect("no panic while held");
+        if fetching.len() >= FETCHES_MAX || fetching.contains_key(&digest) {
+            return None;
         }
-        policy::check(&toolchain)?;
-        let mut missing: Vec<Digest> =
-            toolchain.tree.blobs().map(|(d, _)| d).filter(|d| !self.store.contains(d)).collect();
+        let transfer = Arc::new(Transfer::new(digest, from));
+        fetching.insert(digest, transfer.clone());
+        Some(transfer)
+    }
+
+    /// Closes a transfer, however it went.
+    pub(super) fn end(&self, digest: &Digest) {
+        self.fetching.lock().expect("no panic while held").remove(digest);
+    }
+
+    /// The blobs of a toolchain that are not here, each once. They are pinned from now on, so that those that come
+    /// are still there when the last one has.
+    pub(super) fn missing(&self, toolchain: &Toolchain) -> Vec<(Digest, u64)> {
+        pin(&self.store, toolchain.digest(), toolchain);
+        let mut missing: Vec<(Digest, u64)> =
+            toolchain.tree.blobs().filter(|(digest, _)| !self.store.contains(digest)).collect();
         missing.sort_unstable();
         missing.dedup();
-        for some in missing.chunks(BLOBS_AT_ONCE) {
-            self.fetch_blobs(mesh, peer, some).await?;
-        }
-        self.put(toolchain).map(drop)
+        missing
     }
 
-    async fn fetch_blobs(&self, mesh: &Mesh, peer: NodeId, digests: &[Digest]) -> Result<(), FetchError> {
-        let (mut send, mut recv) = mesh.open(peer).await?;
-        write_frame(&mut send, &Request::Blobs(digests.to_vec())).await?;
-        for digest in digests {
-            crate::blobs::receive(&self.store, &mut recv, *digest, BLOB_BYTES_MAX).await?;
-        }
-        Ok(())
+    /// The store behind the shelf.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {

@@ -3,6 +3,7 @@
 
 mod answers;
 mod failures;
+mod handover;
 mod silence;
 mod starting;
 mod support;

@@ -12,7 +12,7 @@ use std::{
 
 use barn_wrapper::{
     effective_uid,
-    messages::{Message, ToWrapper},
+    messages::{Compile, Message, ToWrapper},
 };
 
 use crate::support::{Room, await_condition, done, kill, timed};
@@ -47,6 +47,13 @@ fn node_process() {
                 // The request of these tests is short. Whoever sent it may have given up.
                 let _ = (&stream).read(&mut [0; 4096]);
                 let _ = (&stream).write_all(&ToWrapper::Done(done(&[])).encode().unwrap());
+            }
+            "compiles" => {
+                let _ = (&stream).read(&mut [0; 4096]);
+                let order = Compile { argv: vec![b"gcc".to_vec()], outputs: vec![b"x.o".to_vec()] };
+                (&stream).write_all(&ToWrapper::Compile(order).encode().unwrap()).unwrap();
+                // The report, of which this node knows nothing; then it has taken it in.
+                let _ = (&stream).read(&mut [0; 4096]);
             }
             other => panic!("no behaviour {other}"),
         }
@@ -107,6 +114,22 @@ fn a_stopped_node_costs_a_second_once() {
     kill(node.0.id(), "CONT");
     assert_eq!(room.barn("gcc").output().unwrap().status.code(), Some(5), "used again at once");
     assert!(!room.at("home/run/node.silent").exists(), "and forgiven");
+}
+
+#[test]
+fn a_node_stopped_during_a_local_compile_costs_a_second() {
+    let room = Room::new();
+    let node = NodeProcess::start(&room, "compiles", None);
+    for (signal, limits_ms) in [("CONT", 0..600), ("STOP", 850..1300), ("KILL", 0..600)] {
+        room.script(
+            "bin/gcc",
+            &format!("kill -CONT {0}; kill -{signal} {0}; echo object > x.o", node.0.id()),
+        );
+        let (output, elapsed) = timed(&mut room.barn("gcc"));
+        assert!(output.status.success());
+        assert!(limits_ms.contains(&elapsed.as_millis()), "{signal}: {elapsed:?}");
+        kill(node.0.id(), "CONT");
+    }
 }
 
 #[test]

@@ -1,0 +1,163 @@
+//! Getting a toolchain from members that have it.
+//!
+//! The member that wanted the compile is asked first, then those that say on the DHT that they have it. What has
+//! come stays in the store, so a second source, or the next try, goes on where the last one ended.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use barn_mesh::{
+    Mesh,
+    stream::{StreamError, read_frame, write_frame},
+};
+use barn_protocol::{
+    Digest, NodeId, Toolchain,
+    limits::BLOB_BYTES_MAX,
+    wire::{Request, ToolchainReply},
+};
+
+use super::shelf::Shelf;
+use crate::toolchain::policy::{self, PolicyError};
+
+/// How long a peer may take to describe a toolchain.
+const DESCRIBE_MAX: Duration = Duration::from_secs(30);
+/// Blobs asked for at once; a toolchain has about 60.
+const BLOBS_AT_ONCE: usize = 64;
+/// Members asked beside the one that wants the compile.
+const PROVIDERS_MAX: usize = 3;
+/// How often a transfer says in the log how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(2);
+
+/// Why a toolchain did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The peer cannot be reached.
+    #[error("cannot reach the peer")]
+    Open(#[from] barn_mesh::OpenError),
+    /// The stream failed.
+    #[error("the transfer failed")]
+    Stream(#[from] StreamError),
+    /// The peer does not have it, or a part of it is not here.
+    #[error("the toolchain is not whole")]
+    NotFound,
+    /// What came is not what was asked for.
+    #[error("the peer sent another toolchain")]
+    Wrong,
+    /// It holds what no toolchain may hold.
+    #[error("the toolchain is not acceptable")]
+    Policy(#[from] PolicyError),
+    /// The description cannot be written.
+    #[error("the toolchain cannot be written down")]
+    Home(#[from] crate::home::HomeError),
+}
+
+/// A toolchain on its way.
+#[derive(Debug)]
+pub struct Transfer {
+    /// Which.
+    pub toolchain: Digest,
+    /// From whom.
+    pub from: NodeId,
+    done_bytes: AtomicU64,
+    total_bytes: AtomicU64,
+}
+
+impl Transfer {
+    pub(super) fn new(toolchain: Digest, from: NodeId) -> Self {
+        Self { toolchain, from, done_bytes: AtomicU64::new(0), total_bytes: AtomicU64::new(0) }
+    }
+
+    /// Bytes that have come, and bytes in all; 0 in all until that is known.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.done_bytes.load(Ordering::Relaxed), self.total_bytes.load(Ordering::Relaxed))
+    }
+}
+
+/// Fetches a toolchain in the background, from `peer` or another member, unless that is going on already; `done`
+/// is called when it is whole.
+pub(super) fn fetch(
+    shelf: Arc<Shelf>,
+    mesh: Mesh,
+    peer: NodeId,
+    digest: Digest,
+    done: impl FnOnce() + Send + 'static,
+) {
+    let Some(transfer) = shelf.begin(digest, peer) else { return };
+    tokio::spawn(async move {
+        let came = from_anybody(&shelf, &mesh, &transfer).await;
+        shelf.end(&digest);
+        if came {
+            done();
+        }
+    });
+}
+
+async fn from_anybody(shelf: &Shelf, mesh: &Mesh, transfer: &Transfer) -> bool {
+    let digest = transfer.toolchain;
+    if try_from(shelf, mesh, transfer.from, transfer).await {
+        return true;
+    }
+    let others = mesh.providers(digest).await;
+    for peer in others.into_iter().filter(|peer| *peer != transfer.from).take(PROVIDERS_MAX) {
+        if try_from(shelf, mesh, peer, transfer).await {
+            return true;
+        }
+    }
+    false
+}
+
+async fn try_from(shelf: &Shelf, mesh: &Mesh, peer: NodeId, transfer: &Transfer) -> bool {
+    let toolchain = transfer.toolchain;
+    match fetch_from(shelf, mesh, peer, transfer).await {
+        Ok(()) => {
+            tracing::info!(%toolchain, peer = %peer.short(), "fetched a toolchain");
+            true
+        }
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(%toolchain, peer = %peer.short(), error, "a toolchain did not come");
+            false
+        }
+    }
+}
+
+async fn fetch_from(shelf: &Shelf, mesh: &Mesh, peer: NodeId, transfer: &Transfer) -> Result<(), FetchError> {
+    let toolchain = describe(mesh, peer, transfer.toolchain).await?;
+    let missing = shelf.missing(&toolchain);
+    transfer.done_bytes.store(0, Ordering::Relaxed);
+    transfer.total_bytes.store(missing.iter().map(|(_, size)| size).sum(), Ordering::Relaxed);
+    let mut told = Instant::now();
+    for some in missing.chunks(BLOBS_AT_ONCE) {
+        let (mut send, mut recv) = mesh.open(peer).await?;
+        let digests = some.iter().map(|(digest, _)| *digest).collect();
+        write_frame(&mut send, &Request::Blobs(digests)).await?;
+        for (digest, size) in some {
+            crate::blobs::receive(shelf.store(), &mut recv, *digest, BLOB_BYTES_MAX).await?;
+            transfer.done_bytes.fetch_add(*size, Ordering::Relaxed);
+            if told.elapsed() >= TELL_EVERY {
+                told = Instant::now();
+                let (done, total) = transfer.progress();
+                let (done_mib, total_mib) = (done >> 20, total >> 20);
+                tracing::info!(toolchain = %transfer.toolchain, done_mib, total_mib, "fetching a toolchain");
+            }
+        }
+    }
+    shelf.put(toolchain).map(drop)
+}
+
+async fn describe(mesh: &Mesh, peer: NodeId, digest: Digest) -> Result<Toolchain, FetchError> {
+    let (mut send, mut recv) = mesh.open(peer).await?;
+    write_frame(&mut send, &Request::Toolchain(digest)).await?;
+    let reply: ToolchainReply = read_frame(&mut recv, DESCRIBE_MAX).await?;
+    let ToolchainReply::Found(toolchain) = reply else { return Err(FetchError::NotFound) };
+    if toolchain.digest() != digest {
+        return Err(FetchError::Wrong);
+    }
+    policy::check(&toolchain)?;
+    Ok(toolchain)
+}
