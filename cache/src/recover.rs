@@ -25,8 +25,8 @@ use crate::{
     state::State,
 };
 
-/// Items written to a new index at once; more does not make it faster.
-const BATCH_ITEMS: usize = 1024;
+/// Items written to a new index at once: sled takes most memory for single ones and for large batches.
+const BATCH_ITEMS: usize = 128;
 
 /// Sums over the index, kept beside it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,7 +193,8 @@ pub(crate) fn rebuild(state: &mut State) -> Result<(), StoreError> {
     }
     found.drop_incomplete();
     let generation = next_generation(&state.layout).map_err(StoreError::io("list the indexes in", &root))?;
-    let (index, totals) = fill(&found, &state.layout.index(generation)).map_err(StoreError::index(&root))?;
+    let index = Index::create(&state.layout.index(generation)).map_err(StoreError::index(&root))?;
+    let totals = found.fill(&index).map_err(StoreError::index(&root))?;
     tracing::info!(blobs = totals.blobs, records = totals.records, "index rebuilt");
     state.tick = state.tick.max(found.tick);
     state.touched.clear();
@@ -206,15 +207,6 @@ pub(crate) fn rebuild(state: &mut State) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A new index of what was found. Reopened, because sled keeps several times its cache after so many writes.
-fn fill(found: &Found, dir: &Path) -> Result<(Index, Totals), IndexError> {
-    let index = Index::create(dir)?;
-    let totals = found.fill(&index)?;
-    index.flush()?;
-    drop(index);
-    Ok((Index::reopen(dir)?, totals))
-}
-
 fn next_generation(layout: &Layout) -> io::Result<u64> {
     let mut next = 1;
     for entry in fs::read_dir(layout.indexes())? {
@@ -224,7 +216,7 @@ fn next_generation(layout: &Layout) -> io::Result<u64> {
     Ok(next)
 }
 
-/// What the disk was found to hold. Takes about 200 bytes of memory per item.
+/// What the disk was found to hold. Takes some hundred bytes of memory per item, for the time of a rebuild.
 #[derive(Debug, Default)]
 struct Found {
     items: HashMap<Item, Meta>,

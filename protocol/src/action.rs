@@ -8,7 +8,7 @@ use crate::{
     canonical::Canonical,
     digest::Digest,
     identity::{NodeId, SignedBytes},
-    limits::{OUTPUTS_BYTES_MAX, OUTPUTS_MAX, STDIO_BYTES_MAX},
+    limits::{ARGV_BYTES_MAX, OUTPUTS_BYTES_MAX, OUTPUTS_MAX, STDIO_BYTES_MAX},
     path::TreePath,
     tree::Tree,
 };
@@ -77,6 +77,20 @@ impl Action {
             e.bytes(output.path.as_bytes()).number(u64::from(output.optional));
         });
         ActionKey(encoder.finish())
+    }
+
+    /// Whether a foreign action can be run at all: what the kernel would refuse, and more outputs than a result may
+    /// have, is refused here.
+    pub fn is_fit(&self) -> bool {
+        let word = |bytes: &Vec<u8>| !bytes.contains(&0);
+        let name = |name: &Vec<u8>| !name.is_empty() && word(name) && !name.contains(&b'=');
+        let bytes: usize = self.argv.iter().map(Vec::len).sum::<usize>()
+            + self.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        !self.argv.is_empty()
+            && bytes <= ARGV_BYTES_MAX
+            && self.argv.iter().all(word)
+            && self.env.iter().all(|(n, value)| name(n) && word(value))
+            && (1..=OUTPUTS_MAX).contains(&self.outputs.len())
     }
 }
 
@@ -225,6 +239,24 @@ mod tests {
             inputs,
             outputs: vec![output("/w/x.o", false), output("/w/x.su", true)],
         }
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_is_unfit() {
+        let check = |change: fn(&mut Action), expect| {
+            let mut action = action();
+            change(&mut action);
+            assert_eq!(action.is_fit(), expect, "{action:?}");
+        };
+        check(|_| (), true);
+        check(|action| action.argv.clear(), false);
+        check(|action| action.argv.push(b"a\0b".to_vec()), false);
+        check(|action| action.argv.push(vec![b'x'; ARGV_BYTES_MAX]), false);
+        check(|action| drop(action.env.insert(b"A=B".to_vec(), Vec::new())), false);
+        check(|action| drop(action.env.insert(Vec::new(), Vec::new())), false);
+        check(|action| drop(action.env.insert(b"A".to_vec(), b"\0".to_vec())), false);
+        check(|action| action.outputs.clear(), false);
+        check(|action| action.outputs = vec![output("/o", false); OUTPUTS_MAX + 1], false);
     }
 
     #[test]

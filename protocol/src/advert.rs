@@ -38,8 +38,9 @@ impl Advert {
     pub fn encode(&self) -> Vec<u8> {
         let mut advert = self.clone();
         advert.toolchains.truncate(ADVERT_TOOLCHAINS_MAX);
-        advert.version.truncate(32);
-        advert.machine.truncate(32);
+        advert.version = shortened(&advert.version);
+        advert.machine = shortened(&advert.machine);
+        advert.free = advert.free.min(advert.slots);
         postcard::to_stdvec(&advert).expect("encoding into memory does not fail")
     }
 
@@ -51,6 +52,11 @@ impl Advert {
         let advert: Self = postcard::from_bytes(bytes).ok()?;
         (advert.toolchains.len() <= ADVERT_TOOLCHAINS_MAX && advert.free <= advert.slots).then_some(advert)
     }
+}
+
+/// The first 32 characters, which is more than any version or machine name has.
+fn shortened(text: &str) -> String {
+    text.chars().take(32).collect()
 }
 
 #[cfg(test)]

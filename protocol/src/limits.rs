@@ -19,6 +19,8 @@ pub const CHUNK_BYTES_MAX: usize = 256 << 10;
 pub const STDIO_BYTES_MAX: u64 = 16 << 20;
 /// Largest sum of an action's outputs, in bytes.
 pub const OUTPUTS_BYTES_MAX: u64 = 2 << 30;
+/// Largest argv and environment of an action together, in bytes: the kernel's own default limit.
+pub const ARGV_BYTES_MAX: usize = 2 << 20;
 /// Most declared outputs of one action.
 pub const OUTPUTS_MAX: usize = 64;
 /// Most members on a roster: the one-hop design is meant for an office, not for the internet.

@@ -143,8 +143,14 @@ impl Roster {
     pub fn free_name(&self, wanted: &str, id: &NodeId) -> String {
         let cleaned = clean_name(wanted);
         let taken = |name: &str| self.members.iter().any(|m| m.name == name && m.id != *id);
+        let numbered = |n: usize| {
+            let suffix = format!("-{n}");
+            let room = NAME_BYTES_MAX - suffix.len();
+            // Clean names are ASCII, so every byte is a border.
+            format!("{}{suffix}", &cleaned[..cleaned.len().min(room)])
+        };
         (1..=ROSTER_MEMBERS_MAX + 1)
-            .map(|n| if n == 1 { cleaned.clone() } else { format!("{cleaned}-{n}") })
+            .map(|n| if n == 1 { cleaned.clone() } else { numbered(n) })
             .find(|name| !taken(name))
             .unwrap_or_else(|| id.short())
     }
@@ -311,6 +317,10 @@ mod tests {
         let roster = first();
         assert_eq!(roster.free_name("host1", &member(1).id), "host1");
         assert_eq!(roster.free_name("host1", &member(2).id), "host1-2");
+        let long = "x".repeat(NAME_BYTES_MAX);
+        let crowded = roster.with(Member { name: long.clone(), ..member(3) }, 0).unwrap();
+        let name = crowded.free_name(&long, &member(4).id);
+        assert!(crowded.with(Member { name, ..member(4) }, 0).is_ok());
         assert_eq!(clean_name("Émil's Mac"), "-mil-s-mac");
         assert_eq!(clean_name(""), "node");
         let twin = Member { id: identity(2).id(), ..member(1) };

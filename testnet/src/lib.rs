@@ -13,7 +13,7 @@
 //! - Namespaces have no names: they live as long as the owner's descriptors and the processes in them.
 //! - Every process of a host is in that host's cgroups; the office kills what it finds there and nothing else.
 //! - What has a name (cgroups, one directory of files) bears the owner's pid and start time, so that
-//!   [`clean`] can tell a leftover from a living office.
+//!   [`clean()`] can tell a leftover from a living office.
 
 mod cgroup;
 mod clean;

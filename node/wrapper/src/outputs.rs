@@ -2,7 +2,7 @@
 //!
 //! Each output is first written to a temporary file in its own directory, with the mode that the umask gives; only
 //! when all are whole are they renamed to their names. A target that is not what the compiler would simply replace
-//! (a symlink, a device, a file of another owner or mode) is an error: what a compiler does to those differs from
+//! (a symlink, a device, a file of another owner or mode or with a second name) is an error: what a compiler does to those differs from
 //! one compiler and one output to the next, so the caller lets the compiler itself do it.
 
 use std::{
@@ -81,6 +81,10 @@ impl Drop for Staged {
 /// Whether a new file differs from the existing one in its content only.
 fn check_replaceable(existing: &Metadata, new: &Metadata) -> io::Result<()> {
     let traits = |metadata: &Metadata| (metadata.mode(), metadata.uid(), metadata.gid());
+    if existing.nlink() > 1 {
+        // gcc writes through to the other names, clang does not.
+        return Err(io::Error::other("the target has several names"));
+    }
     if traits(existing) == traits(new) {
         Ok(())
     } else {
@@ -234,7 +238,11 @@ mod tests {
             fs::write(root.join("x.o"), "old").unwrap();
             fs::set_permissions(root.join("x.o"), fs::Permissions::from_mode(0o755)).unwrap();
         };
-        for prepare in [&link as &dyn Fn(&Path), &directory, &executable] {
+        let second_name = |root: &Path| {
+            fs::write(root.join("real"), "old").unwrap();
+            fs::hard_link(root.join("real"), root.join("x.o")).unwrap();
+        };
+        for prepare in [&link as &dyn Fn(&Path), &directory, &executable, &second_name] {
             check(prepare, &[("x.o", b"new", 3)], |result, root| {
                 result.unwrap_err();
                 assert_ne!(fs::read(root.join("x.o")).unwrap_or_default(), b"new");

@@ -115,7 +115,7 @@ fn sandbox(setup: &Setup) -> Finding {
 fn compilers() -> Finding {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let there = |name: &&str| std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
-    let found: Vec<&str> = COMPILERS.into_iter().filter(|name| there(&name)).collect();
+    let found: Vec<&str> = COMPILERS.into_iter().filter(|name| there(name)).collect();
     let state = if found.is_empty() {
         Err(("none found".to_owned(), "install gcc or clang".to_owned()))
     } else {

@@ -130,7 +130,8 @@ fn call(
     compile: Compile,
     env: Environment,
 ) -> Result<Call, Unknown> {
-    let program = path(&request.program);
+    // Without the `.` of a `./cc`; a `..` stays, for it may lead over a link.
+    let program: PathBuf = path(&request.program).components().collect();
     let cwd = path(&request.cwd);
     let search_path =
         env.get(b"PATH".as_slice()).map_or_else(OsString::new, |p| OsString::from_vec(p.clone()));
@@ -158,7 +159,7 @@ fn call(
     argv.extend(compile.argv.iter().cloned());
     let stem = Action {
         toolchain: known.digest,
-        program: TreePath::new(request.program.clone()).map_err(|_| odd("program", &request.program))?,
+        program: TreePath::new(program.as_os_str().as_bytes()).map_err(|_| odd("program", &request.program))?,
         argv,
         env: compile.env.clone(),
         cwd: TreePath::new(request.cwd.clone()).map_err(|_| odd("directory", &request.cwd))?,

@@ -104,8 +104,9 @@ impl DependencyRun {
         let failed = |detail: String| Unknown::new("dependency-run", detail);
         let mut child = Command::new(&call.program)
             .arg0(OsString::from_vec(call.argv0.clone()))
-            .args(argv.into_iter().map(OsString::from_vec))
+            // In front: behind a `--` it would be the name of a source.
             .arg("-v")
+            .args(argv.into_iter().map(OsString::from_vec))
             .current_dir(&call.cwd)
             .env_clear()
             .envs(

@@ -1,7 +1,7 @@
 //! What a toolchain from somebody else must keep to before anything is done with it.
 //!
 //! The types already hold: paths are absolute and in normal form, nothing lies below a file or a symbolic link,
-//! and no entry is a device or a hard link, because there is no such [`Entry`](barn_protocol::Entry). Names that
+//! and no entry is a device or a hard link, because there is no such [`Entry`]. Names that
 //! differ in case only do no harm: blobs are stored by digest, and paths exist in the sandbox alone.
 
 use barn_protocol::{limits::TOOLCHAIN_ENTRIES_MAX, path::TreePath, toolchain::Toolchain, tree::Entry};

@@ -29,7 +29,7 @@ use barn_mesh::{
 };
 use barn_protocol::{
     Action, ActionRecord, Digest, Identity, NodeId, Toolchain,
-    limits::{BLOB_BYTES_MAX, OUTPUTS_MAX},
+    limits::BLOB_BYTES_MAX,
     roster::Member,
     wire::{Decline, RunDone, RunFailure, RunReply},
 };
@@ -188,8 +188,7 @@ impl Worker {
         if !peer.capabilities.submit {
             return Err(Decline::NotAllowed);
         }
-        let output_bytes_fit = action.outputs.len() <= OUTPUTS_MAX && !action.outputs.is_empty();
-        if !output_bytes_fit || action.inputs.file_bytes() > INPUT_BYTES_MAX {
+        if !action.is_fit() || action.inputs.file_bytes() > INPUT_BYTES_MAX {
             return Err(Decline::Unfit);
         }
         let Some(toolchain) = self.shelf.get(&action.toolchain) else {
