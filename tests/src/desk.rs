@@ -234,7 +234,6 @@ impl Ran {
     }
 
     /// Itself, if it went well.
-    #[must_use]
     pub fn ok(self) -> Self {
         assert_eq!(self.status, 0, "{}{}", self.out(), self.err());
         self

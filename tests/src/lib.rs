@@ -11,6 +11,7 @@
 
 mod counts;
 mod desk;
+pub mod office;
 mod table;
 mod tree;
 

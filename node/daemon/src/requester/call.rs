@@ -17,6 +17,7 @@ use barn_wrapper::messages::Request;
 use super::{
     inputs::Unknown,
     layout::{Kind, Layout},
+    obstacle::Obstacle,
 };
 use crate::toolchain::{
     ToolchainIndex,
@@ -92,8 +93,10 @@ fn try_understand(
     toolchains: &ToolchainIndex,
     locales: &Locales,
 ) -> Result<Understood, Unknown> {
-    let argv0 =
-        request.argv.first().ok_or_else(|| Unknown::new("malformed-arguments", "the call is empty"))?;
+    let argv0 = request
+        .argv
+        .first()
+        .ok_or_else(|| Unknown::because(Obstacle::MalformedArguments, "the call is empty"))?;
     let env: Environment = request.env.iter().cloned().collect();
     let program = path(&request.program);
     let cwd = path(&request.cwd);
@@ -139,18 +142,18 @@ fn call(
         .resolve(&program, &search_path)
         .map_err(|error| Unknown::new(error.name(), format_args!("{}: {error}", program.display())))?;
     if known.identity.family != compile.family {
-        return Err(Unknown::new(
-            "compiler-identity",
+        return Err(Unknown::because(
+            Obstacle::CompilerIdentity,
             format_args!("{} is not what its name says", program.display()),
         ));
     }
     if let Some(variable) = loader_obstacle(&env) {
-        return Err(Unknown::new("loader-environment", format_args!("{variable} is set")));
+        return Err(Unknown::because(Obstacle::LoaderEnvironment, format_args!("{variable} is set")));
     }
     let (outputs, output_names) = outputs(&compile, &cwd)?;
     let odd = |what: &str, bytes: &[u8]| {
-        Unknown::new(
-            "layout",
+        Unknown::because(
+            Obstacle::Layout,
             format_args!("{what} {} cannot be laid out elsewhere", String::from_utf8_lossy(bytes)),
         )
     };
@@ -159,7 +162,8 @@ fn call(
     argv.extend(compile.argv.iter().cloned());
     let stem = Action {
         toolchain: known.digest,
-        program: TreePath::new(program.as_os_str().as_bytes()).map_err(|_| odd("program", &request.program))?,
+        program: TreePath::new(program.as_os_str().as_bytes())
+            .map_err(|_| odd("program", &request.program))?,
         argv,
         env: compile.env.clone(),
         cwd: TreePath::new(request.cwd.clone()).map_err(|_| odd("directory", &request.cwd))?,
@@ -185,7 +189,10 @@ fn family_of(argv0: &[u8], program: &Path) -> Result<Family, Unknown> {
     let real = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
     let real_family = guess(real.as_os_str().as_bytes()).family;
     if let Family::Wrapper(kind) = real_family {
-        return Err(Unknown::new("compiler-wrapper", format_args!("{} is {kind:?}", program.display())));
+        return Err(Unknown::because(
+            Obstacle::CompilerWrapper,
+            format_args!("{} is {kind:?}", program.display()),
+        ));
     }
     Ok(match guess(argv0).family {
         Family::Cc | Family::Unknown => real_family,
@@ -204,7 +211,7 @@ fn outputs(compile: &Compile, cwd: &Path) -> Result<(Vec<Output>, Vec<Vec<u8>>),
         names.push(name.clone());
     }
     if outputs.is_empty() {
-        return Err(Unknown::new("no-output", "the compile writes nothing"));
+        return Err(Unknown::because(Obstacle::NoOutput, "the compile writes nothing"));
     }
     Ok((outputs, names))
 }
@@ -213,20 +220,22 @@ fn output_path(layout: &mut Layout, cwd: &Path, name: &[u8]) -> Result<TreePath,
     let shown = String::from_utf8_lossy(name);
     let whole = cwd.join(OsStr::from_bytes(name));
     let (Some(directory), Some(file)) = (whole.parent(), whole.file_name()) else {
-        return Err(Unknown::new("output-name", format_args!("{shown} is no file name")));
+        return Err(Unknown::because(Obstacle::OutputName, format_args!("{shown} is no file name")));
     };
-    let missing = |_| Unknown::new("output-directory", format_args!("the directory of {shown} is not there"));
+    let missing = |_| {
+        Unknown::because(Obstacle::OutputDirectory, format_args!("the directory of {shown} is not there"))
+    };
     let found = layout.walk(cwd, directory).map_err(missing)?;
     if found.kind != Kind::Directory {
-        return Err(Unknown::new("output-directory", format_args!("{shown} is in no directory")));
+        return Err(Unknown::because(Obstacle::OutputDirectory, format_args!("{shown} is in no directory")));
     }
     if fs::metadata(&whole).is_ok_and(|meta| !meta.is_file()) {
-        return Err(Unknown::new("special-output", format_args!("{shown} is no regular file")));
+        return Err(Unknown::because(Obstacle::SpecialOutput, format_args!("{shown} is no regular file")));
     }
     found
         .real
         .child(file.as_bytes())
-        .map_err(|_| Unknown::new("layout", format_args!("{shown} cannot be laid out elsewhere")))
+        .map_err(|_| Unknown::because(Obstacle::Layout, format_args!("{shown} cannot be laid out elsewhere")))
 }
 
 /// Whether `PWD` is an absolute name of the working directory; compilers then record it.

@@ -7,7 +7,7 @@
 //! probes, modules, precompiled headers) makes the compile local, with the reason.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     ffi::OsString,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::{Path, PathBuf},
@@ -18,7 +18,7 @@ use std::{
 
 use barn_compilers::{
     Compile, Directives, Language, dependency_argv,
-    directives::IncludeKind,
+    directives::{Form, Include, IncludeKind},
     parse_depfile,
     search::{SearchDirs, candidates, parse_search_dirs, precompiled_candidates},
 };
@@ -30,6 +30,7 @@ use super::{
     files::{Files, Signature},
     layout::{Found, Kind, Layout, LayoutError},
     manifest::ABSENT_MAX,
+    obstacle::Obstacle,
 };
 use crate::blobs::Sources;
 
@@ -65,7 +66,12 @@ pub struct Unknown {
 }
 
 impl Unknown {
-    /// The reason `name` concerning `detail`.
+    /// An obstacle concerning `detail`.
+    pub fn because(obstacle: Obstacle, detail: impl std::fmt::Display) -> Self {
+        Self::new(obstacle.name(), detail)
+    }
+
+    /// The reason `name`, of another list, concerning `detail`.
     pub fn new(name: &'static str, detail: impl std::fmt::Display) -> Self {
         Self { name, detail: detail.to_string() }
     }
@@ -99,9 +105,9 @@ impl DependencyRun {
 
     async fn ask(&self, call: &Call) -> Result<(Vec<Vec<u8>>, SearchDirs), Unknown> {
         let argv = dependency_argv(&call.compile)
-            .ok_or_else(|| Unknown::new("not-preprocessed", "the source includes nothing"))?;
+            .ok_or_else(|| Unknown::because(Obstacle::NotPreprocessed, "the source includes nothing"))?;
         let _running = self.running.acquire().await.expect("the semaphore is never closed");
-        let failed = |detail: String| Unknown::new("dependency-run", detail);
+        let failed = |detail: String| Unknown::because(Obstacle::DependencyRun, detail);
         let mut child = Command::new(&call.program)
             .arg0(OsString::from_vec(call.argv0.clone()))
             // In front: behind a `--` it would be the name of a source.
@@ -146,7 +152,7 @@ impl FindInputs for DependencyRun {
         let (files, scans) = (self.files.clone(), self.scans.clone());
         tokio::task::spawn_blocking(move || Finder::new(&call, &files, &scans).find(&opened, &search))
             .await
-            .map_err(|_| Unknown::new("internal", "the search for inputs panicked"))?
+            .map_err(|_| Unknown::because(Obstacle::Internal, "the search for inputs panicked"))?
     }
 }
 
@@ -181,6 +187,8 @@ struct Finder<'a> {
     /// Real paths of the files that were taken.
     taken: HashMap<PathBuf, Digest>,
     absent: BTreeSet<Vec<u8>>,
+    /// Candidates at which a file was seen.
+    present: HashSet<Vec<u8>>,
     complete: bool,
 }
 
@@ -195,11 +203,15 @@ impl<'a> Finder<'a> {
             witnesses: Vec::new(),
             taken: HashMap::new(),
             absent: BTreeSet::new(),
+            present: HashSet::new(),
             complete: true,
         }
     }
 
     fn find(mut self, opened: &[Vec<u8>], search: &SearchDirs) -> Result<Inputs, Unknown> {
+        if self.call.compile.time_macros {
+            return Err(Unknown::because(Obstacle::TimeMacros, "in a -D flag"));
+        }
         self.directories(&self.call.compile, search)?;
         let mut scanned = Vec::with_capacity(opened.len());
         for path in opened {
@@ -210,7 +222,16 @@ impl<'a> Finder<'a> {
         }
         self.precompiled(opened)?;
         for (path, directives) in &scanned {
-            self.probe(path, directives, search)?;
+            self.line_files(directives)?;
+            let slash = path.iter().rposition(|&b| b == b'/');
+            let including = slash.map_or(&b""[..], |slash| &path[..=slash]);
+            for include in &directives.includes {
+                self.probe(including, include, search)?;
+            }
+        }
+        for name in &self.call.compile.forced_includes {
+            let include = Include { kind: IncludeKind::Include, form: Form::Quote, name: name.clone() };
+            self.probe(b"", &include, search)?;
         }
         if self.absent.len() > ABSENT_MAX {
             self.complete = false;
@@ -246,7 +267,7 @@ impl<'a> Finder<'a> {
     fn take(&mut self, path: &[u8]) -> Result<Digest, Unknown> {
         let Found { real, kind } = self.layout.walk(&self.call.cwd, path_of(path))?;
         if kind != Kind::File {
-            return Err(Unknown::new("special-input", format_args!("{real} is no regular file")));
+            return Err(Unknown::because(Obstacle::SpecialInput, format_args!("{real} is no regular file")));
         }
         let host = super::layout::host_path(&real);
         if let Some(digest) = self.taken.get(&host) {
@@ -261,7 +282,7 @@ impl<'a> Finder<'a> {
         let known = self
             .files
             .known(&host, on_read)
-            .map_err(|error| Unknown::new("input", format_args!("{real}: {error}")))?;
+            .map_err(|error| Unknown::because(Obstacle::Input, format_args!("{real}: {error}")))?;
         let (digest, size) = (known.blob.digest, known.blob.size);
         self.layout.add(real, Entry::File { digest, size, executable: known.executable })?;
         self.sources.insert(digest, (host.clone(), size));
@@ -274,7 +295,8 @@ impl<'a> Finder<'a> {
         if let Some(known) = self.scans.get(&digest) {
             return Ok(known);
         }
-        let changed = || Unknown::new("input", format_args!("{} changes", String::from_utf8_lossy(path)));
+        let changed =
+            || Unknown::because(Obstacle::Input, format_args!("{} changes", String::from_utf8_lossy(path)));
         let contents = std::fs::read(self.call.cwd.join(path_of(path))).map_err(|_| changed())?;
         if Digest::of(&contents) != digest {
             return Err(changed());
@@ -287,18 +309,18 @@ impl<'a> Finder<'a> {
         let language = self.call.compile.language;
         let cxx = matches!(language, Language::Cxx | Language::ObjectiveCxx);
         let reasons = [
-            (directives.incbin, "incbin"),
-            (directives.assembler_include, "assembler-include"),
-            (directives.embed, "embed"),
-            (directives.time_macros, "time-macros"),
-            (directives.pragma_dependency, "pragma-dependency"),
-            (directives.pragma_pch, "precompiled-header"),
-            (directives.modules && cxx, "modules"),
-            (directives.module_import, "modules"),
-            (directives.computed_probe, "computed-probe"),
+            (directives.incbin, Obstacle::Incbin),
+            (directives.assembler_include, Obstacle::AssemblerInclude),
+            (directives.embed, Obstacle::Embed),
+            (directives.time_macros, Obstacle::TimeMacros),
+            (directives.pragma_dependency, Obstacle::PragmaDependency),
+            (directives.pragma_pch, Obstacle::PrecompiledHeader),
+            (directives.modules && cxx, Obstacle::Modules),
+            (directives.module_import, Obstacle::Modules),
+            (directives.computed_probe, Obstacle::ComputedProbe),
         ];
-        if let Some((_, name)) = reasons.iter().find(|(present, _)| *present) {
-            return Err(Unknown::new(name, format_args!("in {}", String::from_utf8_lossy(path))));
+        if let Some((_, obstacle)) = reasons.iter().find(|(present, _)| *present) {
+            return Err(Unknown::because(*obstacle, format_args!("in {}", String::from_utf8_lossy(path))));
         }
         if directives.computed_include || directives.trigraphs {
             self.complete = false;
@@ -312,7 +334,7 @@ impl<'a> Finder<'a> {
             for candidate in precompiled_candidates(path) {
                 let whole = absolute(&self.call.cwd, &candidate);
                 if path_of(&whole).exists() {
-                    return Err(Unknown::new("precompiled-header", path_of(&whole).display()));
+                    return Err(Unknown::because(Obstacle::PrecompiledHeader, path_of(&whole).display()));
                 }
                 self.absent.insert(whole);
             }
@@ -320,10 +342,8 @@ impl<'a> Finder<'a> {
         Ok(())
     }
 
-    /// Takes what one file only probes for, and notes what it probes in vain.
-    fn probe(&mut self, path: &[u8], directives: &Directives, search: &SearchDirs) -> Result<(), Unknown> {
-        let slash = path.iter().rposition(|&b| b == b'/');
-        let including = slash.map_or(&b""[..], |slash| &path[..=slash]);
+    /// Takes the files that warnings would quote because a `#line` names them.
+    fn line_files(&mut self, directives: &Directives) -> Result<(), Unknown> {
         for line_file in &directives.line_files {
             let whole = absolute(&self.call.cwd, line_file);
             if path_of(&whole).is_file() {
@@ -332,25 +352,31 @@ impl<'a> Finder<'a> {
                 self.absent.insert(whole);
             }
         }
-        for include in &directives.includes {
-            let only_probed = matches!(include.kind, IncludeKind::HasInclude | IncludeKind::HasIncludeNext);
-            let next = matches!(include.kind, IncludeKind::IncludeNext | IncludeKind::HasIncludeNext);
-            for candidate in candidates(include, including, search) {
-                let whole = absolute(&self.call.cwd, &candidate);
-                if self.absent.contains(&whole) {
-                    continue;
-                }
+        Ok(())
+    }
+
+    /// Notes where one include is looked for in vain, and takes what is only probed for.
+    fn probe(&mut self, including: &[u8], include: &Include, search: &SearchDirs) -> Result<(), Unknown> {
+        let only_probed = matches!(include.kind, IncludeKind::HasInclude | IncludeKind::HasIncludeNext);
+        let next = matches!(include.kind, IncludeKind::IncludeNext | IncludeKind::HasIncludeNext);
+        for candidate in candidates(include, including, search) {
+            let whole = absolute(&self.call.cwd, &candidate);
+            if self.absent.contains(&whole) {
+                continue;
+            }
+            if !self.present.contains(&whole) {
                 if !path_of(&whole).is_file() {
                     self.absent.insert(whole);
                     continue;
                 }
-                if only_probed {
-                    self.take(&candidate)?;
-                }
-                // `#include_next` goes on where the includer was found, which is not known here.
-                if !next {
-                    break;
-                }
+                self.present.insert(whole);
+            }
+            if only_probed {
+                self.take(&candidate)?;
+            }
+            // `#include_next` goes on where the includer was found, which is not known here.
+            if !next {
+                break;
             }
         }
         Ok(())

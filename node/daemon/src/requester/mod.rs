@@ -17,6 +17,7 @@ pub mod inputs;
 pub mod layout;
 mod local;
 mod manifest;
+pub mod obstacle;
 mod remote;
 mod story;
 
@@ -42,6 +43,7 @@ use files::Files;
 use inputs::{DependencyRun, FindInputs as _, Inputs, Unknown};
 pub use local::LocalRun;
 use manifest::{Manifest, manifest_key};
+use obstacle::Obstacle;
 use remote::RemoteError;
 use story::Story;
 
@@ -124,7 +126,7 @@ impl Requester {
                 Answer::Exec
             }
             Ok(Understood::Local(reason)) => self.exec(story, &reason),
-            Err(_) => self.exec(story, &Unknown::new("internal", "the classification panicked")),
+            Err(_) => self.exec(story, &Unknown::because(Obstacle::Internal, "the classification panicked")),
         }
     }
 
@@ -145,7 +147,9 @@ impl Requester {
             match tokio::task::spawn_blocking(move || this.direct(&call)).await {
                 Ok(Ok(found)) => found,
                 Ok(Err(reason)) => return self.exec(story, &reason),
-                Err(_) => return self.exec(story, &Unknown::new("internal", "the look-up panicked")),
+                Err(_) => {
+                    return self.exec(story, &Unknown::because(Obstacle::Internal, "the look-up panicked"));
+                }
             }
         };
         if let Some(done) = direct.hit {
@@ -196,10 +200,9 @@ impl Requester {
     /// Looks for a manifest of this source that holds.
     fn direct(&self, call: &Call) -> Result<(Digest, Direct), Unknown> {
         let source = call.source_path();
-        let known = self
-            .files
-            .known(&source, |_, _| ())
-            .map_err(|error| Unknown::new("source", format_args!("{}: {error}", source.display())))?;
+        let known = self.files.known(&source, |_, _| ()).map_err(|error| {
+            Unknown::because(Obstacle::Source, format_args!("{}: {error}", source.display()))
+        })?;
         let key = manifest_key(&call.stem, &known.blob.digest);
         let mut direct = Direct::default();
         for manifest in self.store.manifests(&key).iter().filter_map(|bytes| Manifest::decode(bytes)) {

@@ -254,7 +254,14 @@ impl Worker {
 async fn gone(send: &SendStream, recv: &mut RecvStream) {
     tokio::select! {
         _ = send.stopped() => {}
-        _ = recv.received_reset() => {}
+        () = reset(recv) => {}
+    }
+}
+
+/// Resolves when the requester's half is reset or lost; that it has merely said all means nothing.
+async fn reset(recv: &mut RecvStream) {
+    if let Ok(None) = recv.received_reset().await {
+        std::future::pending::<()>().await;
     }
 }
 

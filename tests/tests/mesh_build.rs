@@ -1,0 +1,130 @@
+//! A build across the mesh is byte for byte a local one: objects, dependency files, words and exit statuses.
+
+use barn_testnet::{HostSpec, OfficeSpec, bin_dir_of_this_build};
+use barn_tests::office::{Mesh, Project, Through, Unit, count, fallbacks, report, running_here};
+
+/// Warnings in every unit, from a header and from the source.
+const HEADER: &str = "#ifndef SHARED_H\n#define SHARED_H\n#include <math.h>\n#include <stdio.h>\n\
+                      static inline int shared(int a) { int left_over; return a + __LINE__; }\n#endif\n";
+
+/// About 0.3 s of a core.
+fn c_source(number: usize) -> String {
+    let mut source = "#include \"shared.h\"\n".to_owned();
+    for function in 0..60 {
+        source += &format!(
+            "double f{number}_{function}(const double *v, int k) {{\n    double s = 0;\n    int unused;\n    \
+             for (int i = 0; i < k; i++)\n        for (int j = i; j < k; j++) {{\n            \
+             s += v[i] * {function} + sin(v[j]) / (j + {number}.5);\n            if (s > 1e9) s = sqrt(s);\n        \
+             }}\n    printf(\"%s %g\\n\", __FILE__, s + shared({function}));\n    return s;\n}}\n"
+        );
+    }
+    source
+}
+
+/// About 0.4 s of a core, and 2 s with regular expressions.
+fn cxx_source(number: usize) -> String {
+    let (include, condition) = match number % 10 {
+        0 => ("#include <regex>\n", "std::regex_match(name, std::regex(\"a+b\"))"),
+        _ => ("", "name.empty()"),
+    };
+    format!(
+        "#include <algorithm>\n#include <map>\n#include <string>\n#include <vector>\n{include}#include \"shared.h\"\n\
+         std::map<std::string, std::vector<int>> table{number};\n\
+         int find{number}(const std::string &name) {{\n    int unused;\n    auto &row = table{number}[name];\n    \
+         std::sort(row.begin(), row.end());\n    if ({condition}) row.push_back(shared({number}));\n    \
+         return row.front();\n}}\n"
+    )
+}
+
+fn units(project: &Project<'_>) -> Vec<Unit> {
+    std::fs::write(project.at("shared.h"), HEADER).unwrap();
+    let flags = ["-O1", "-g", "-Wall", "-MD"];
+    let c = (0..24).map(|n| project.unit("gcc", &format!("c{n}.c"), &c_source(n), &flags));
+    let cxx = (0..20).map(|n| project.unit("g++", &format!("cxx{n}.cc"), &cxx_source(n), &flags));
+    // In turn, as in a real tree.
+    let (c, cxx): (Vec<_>, Vec<_>) = (c.collect(), cxx.collect());
+    let mut mixed = Vec::new();
+    for number in 0..c.len().max(cxx.len()) {
+        mixed.extend(c.get(number).cloned());
+        mixed.extend(cxx.get(number).cloned());
+    }
+    mixed
+}
+
+#[test]
+fn a_build_across_the_mesh_is_a_local_one() {
+    let spec = OfficeSpec::new(bin_dir_of_this_build());
+    let spec = spec.host(HostSpec::new("h1").cpus(1.0)).host(HostSpec::new("h2")).host(HostSpec::new("h3"));
+    let Some(mesh) = Mesh::form(spec) else { return };
+    let (h1, workers) = (&mesh[0], [&mesh[1], &mesh[2]]);
+    mesh.warm(h1, &workers, "gcc");
+    mesh.warm(h1, &workers, "g++");
+
+    let project = Project::new(h1, "project");
+    let units = units(&project);
+    let first = project.build(&units, Through::Barn, 12);
+    let written = project.take_outputs();
+    let (remote, local) = (count(h1, "/compiles/remote"), count(h1, "/compiles/local"));
+    println!("{remote} remote, {local} local, troubles {:?}", fallbacks(h1));
+    assert_eq!(remote + local, units.len() as u64, "{}", report(h1));
+    assert!(remote * 2 > units.len() as u64, "{}", report(h1));
+    project.assert_local(&units, &first, &written);
+    assert!(first.iter().all(|ran| ran.status == 0 && ran.err().contains("warning: unused variable")));
+
+    h1.barn_text(["stats", "--zero"]).unwrap();
+    let second = project.build(&units, Through::Barn, 12);
+    assert_eq!(second, first);
+    barn_tests::office::assert_same(&project.take_outputs(), &written);
+    assert_eq!(count(h1, "/hits/local"), units.len() as u64, "{}", report(h1));
+    assert_eq!(count(h1, "/misses"), 0, "{}", report(h1));
+
+    diagnostics_are_the_local_compilers(&mesh);
+    clang_travels_too(&mesh);
+}
+
+fn diagnostics_are_the_local_compilers(mesh: &Mesh) {
+    let h1 = &mesh[0];
+    let project = Project::new(h1, "wrong");
+    std::fs::write(project.at("wrong.h"), "static int helper(void) { return 1 }\n").unwrap();
+    let template = "#include <map>\nstruct Key {};\nstd::map<Key, int> m;\nint f() { return m[Key()]; }\n";
+    // Each with the number of tries on a worker it must have had: the error of a worker is never shown, but seen
+    // again here. What the node cannot resolve does not travel.
+    let cases = [
+        (project.unit("gcc", "syntax.c", "int f(void) { return 1 }\n", &["-Wall"]), 1),
+        (project.unit("gcc", "included.c", "#include \"wrong.h\"\nint g(void) { return 2; }\n", &["-O1"]), 1),
+        (project.unit("g++", "template.cc", template, &["-O1", "-MD"]), 1),
+        (project.unit("gcc", "strict.c", "int f(void) { int x; return 1; }\n", &["-Wall", "-Werror"]), 1),
+        (project.unit("gcc", "absent.c", "#include \"nowhere.h\"\n", &["-MD"]), 0),
+    ];
+    for (number, (unit, tries)) in cases.into_iter().enumerate() {
+        mesh.renew(h1, &[&mesh[1], &mesh[2]]);
+        // The only core here is taken, so the unit travels.
+        let blocker = project.burner("g++", 7000 + number, 20);
+        let mut blocker = project.begin(&blocker);
+        mesh.until(std::time::Duration::from_secs(20), "the blocker runs here", || running_here(h1) == 1);
+        let ran = project.compile(&unit, Through::Barn);
+        let seen = fallbacks(h1);
+        assert_eq!(seen.get("remote-error").copied().unwrap_or(0), tries, "{unit:?}: {}", report(h1));
+        blocker.kill().unwrap();
+        blocker.wait().unwrap();
+        assert_ne!(ran.status, 0, "{unit:?}");
+        let written = project.take_outputs();
+        project.assert_local(&[unit], &[ran], &written);
+    }
+}
+
+fn clang_travels_too(mesh: &Mesh) {
+    let (h1, workers) = (&mesh[0], [&mesh[1], &mesh[2]]);
+    mesh.warm(h1, &workers, "clang++");
+    let project = Project::new(h1, "clang");
+    std::fs::write(project.at("shared.h"), HEADER).unwrap();
+    let flags = ["-O1", "-g", "-Wall", "-MD"];
+    let units: Vec<Unit> = (100..106)
+        .map(|n| project.unit("clang++", &format!("cxx{n}.cc"), &cxx_source(n), &flags))
+        .chain((100..104).map(|n| project.unit("clang", &format!("c{n}.c"), &c_source(n), &flags)))
+        .collect();
+    let ran = project.build(&units, Through::Barn, 10);
+    let written = project.take_outputs();
+    assert!(count(h1, "/compiles/remote") > 0, "{}", report(h1));
+    project.assert_local(&units, &ran, &written);
+}
