@@ -88,7 +88,7 @@ fn status(node: &Node) -> Value {
 }
 
 fn transfers(node: &Node) -> Vec<Value> {
-    let all = node.worker.shelf.transfers();
+    let all = node.worker.fetcher.transfers();
     all.iter()
         .map(|transfer| {
             let (done, total) = transfer.progress();

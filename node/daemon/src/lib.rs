@@ -1,15 +1,16 @@
 //! The node: requester, worker, toolchains and the command line.
 //!
-//! [`node`] puts everything together. A call of the wrapper arrives in [`session`] and is answered by
-//! [`requester`]; a request of a peer arrives through the mesh and is answered by [`worker`] or [`offers`]; a
-//! command arrives in [`session`] too and is answered by [`control`], or works on the state directory
-//! ([`home`], [`enrol`]) by itself.
+//! [`daemon`] puts a [`node`] together and listens to the mesh. A call of the wrapper arrives in [`session`] and
+//! is answered by [`requester`]; a request of a peer arrives through the mesh and is answered by [`worker`] or
+//! [`offers`]; a command arrives in [`session`] too and is answered by [`control`], or works on the state
+//! directory ([`home`], [`enrol`]) by itself.
 
 mod blobs;
 pub mod cli;
 pub mod config;
 pub mod containment;
 mod control;
+pub mod daemon;
 pub mod enrol;
 pub mod history;
 pub mod home;

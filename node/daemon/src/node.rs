@@ -1,8 +1,6 @@
-//! One node: everything put together, and the loop that listens to the mesh.
+//! One node: its parts, its offer to the mesh, and what it answers to its peers.
 
 use std::{
-    io,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,55 +8,20 @@ use std::{
     time::Duration,
 };
 
-use barn_cache::{Limits, Store};
-use barn_mesh::{
-    Listen, Mesh, MeshConfig, MeshEvent, RecvStream, RosterCell, SendStream, stream::StreamError,
-};
+use barn_cache::Store;
+use barn_mesh::{Mesh, RecvStream, RosterCell, SendStream, stream::StreamError};
 use barn_protocol::{NodeId, advert::Advert, roster::Member, wire::Request};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::{
-    config::{Config, PORT_DEFAULT},
-    enrol::{Doorkeeper, unix_now_s},
+    enrol::unix_now_s,
     history::History,
     offers::Offers,
-    requester::{Requester, dispatch::Dispatch, files::Files, inputs::DependencyRun},
-    session::Door,
+    requester::Requester,
     setup::Setup,
     stats::Stats,
-    toolchain::ToolchainIndex,
-    worker::{self, Shelf, Worker},
+    worker::{self, Worker},
 };
-
-/// How often counters are written to disk.
-const SAVE_EVERY: Duration = Duration::from_secs(10);
-/// How often the advert is renewed although nothing changed.
-const ADVERTISE_EVERY: Duration = Duration::from_secs(5);
-
-/// A node that cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The state directory is at fault.
-    #[error(transparent)]
-    Home(#[from] crate::home::HomeError),
-    /// The store cannot be opened; most often another node has it.
-    #[error("cannot open the store\nhint: `barn status` tells whether a node runs here already")]
-    Store(#[from] barn_cache::OpenError),
-    /// The mesh cannot be started.
-    #[error("cannot join the network")]
-    Mesh(#[from] barn_mesh::StartError),
-    /// The socket cannot be made.
-    #[error("cannot listen at {path}")]
-    Socket {
-        /// Where.
-        path: std::path::PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A signal handler cannot be set.
-    #[error("cannot handle signals")]
-    Signals(#[source] io::Error),
-}
 
 /// A running node.
 pub struct Node {
@@ -80,100 +43,24 @@ pub struct Node {
     pub requester: Arc<Requester>,
     /// The compiles of others.
     pub worker: Worker,
-    offers: Offers,
+    /// The toolchains it serves.
+    pub(crate) offers: Offers,
+    /// This run of it.
+    pub(crate) life: Life,
+}
+
+/// One run of a node, from its start to its stop.
+pub(crate) struct Life {
     started_unix_s: u64,
     adverts: AtomicU64,
     stopping: Notify,
 }
 
-/// Runs a node until it is told to stop.
-///
-/// # Errors
-/// When it cannot start.
-pub async fn run(setup: Setup, peers: Vec<SocketAddr>) -> Result<(), NodeError> {
-    let (node, mut events) = start(setup, peers).await?;
-    let path = &node.setup.socket;
-    let door = Door::open(path).map_err(|source| NodeError::Socket { path: path.clone(), source })?;
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(NodeError::Signals)?;
-    tracing::info!(id = %node.id, version = env!("CARGO_PKG_VERSION"), socket = %path.display(), "the node runs");
-    if let Some(why) = node.worker.refusal() {
-        tracing::warn!("this machine runs nothing for others: {why}");
+impl Life {
+    /// A run that starts now.
+    pub(crate) fn begin() -> Self {
+        Self { started_unix_s: unix_now_s(), adverts: AtomicU64::new(0), stopping: Notify::new() }
     }
-    tokio::select! {
-        () = door.serve(&node) => {}
-        () = listen(&node, &mut events) => {}
-        () = keep_advertising(&node) => {}
-        () = keep_saving(&node) => {}
-        () = node.stopping.notified() => {}
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-    tracing::info!("the node stops");
-    let _ = std::fs::remove_file(path);
-    node.worker.close();
-    node.stats.save();
-    node.mesh.shutdown().await;
-    Ok(())
-}
-
-async fn start(
-    setup: Setup,
-    peers: Vec<SocketAddr>,
-) -> Result<(Arc<Node>, mpsc::Receiver<MeshEvent>), NodeError> {
-    let identity = setup.home.identity()?;
-    let limits = Limits::new(setup.config.cache_bytes_max());
-    let store = Store::open(&setup.home.cache_dir(), limits)?;
-    let sandbox = tokio::task::spawn_blocking({
-        let config = setup.config.clone();
-        move || crate::containment::set_up(&config)
-    });
-    let roster = roster_cell(&setup)?;
-    let (mesh, events) = Mesh::start(mesh_config(&setup, peers, &identity, &roster), roster.clone()).await?;
-    let stats = Arc::new(Stats::open(setup.home.stats_path()));
-    let history = Arc::new(History::default());
-    let files = Arc::new(Files::default());
-    let index = Arc::new(ToolchainIndex::open(&setup.home.toolchains_dir()));
-    let shelf = Arc::new(Shelf::open(setup.home.clone(), store.clone()));
-    let cores = cores();
-    let worker = Worker::new(worker::Parts {
-        identity: identity.clone(),
-        store: store.clone(),
-        stats: stats.clone(),
-        shelf: shelf.clone(),
-        sandbox: sandbox.await.unwrap_or_else(|_| Err("the self-test panicked".to_owned())),
-        limits: crate::containment::limits(&setup.config),
-        slots: setup.config.worker.slots.unwrap_or(cores),
-    });
-    let requester = Arc::new(Requester {
-        identity: identity.clone(),
-        roster: roster.clone(),
-        store: store.clone(),
-        mesh: mesh.clone(),
-        dispatch: Dispatch::start(cores),
-        toolchains: index.clone(),
-        locales: crate::toolchain::locale::Locales::default(),
-        files: files.clone(),
-        finder: DependencyRun::new(files, cores as usize + 1),
-        stats: stats.clone(),
-        history: history.clone(),
-    });
-    let node = Node {
-        id: identity.id(),
-        roster,
-        mesh,
-        offers: Offers::new(index, shelf, store.clone()),
-        store,
-        stats,
-        history,
-        requester,
-        worker,
-        started_unix_s: unix_now_s(),
-        adverts: AtomicU64::new(0),
-        stopping: Notify::new(),
-        setup,
-    };
-    Ok((Arc::new(node), events))
 }
 
 /// The cores this process may use: what the quota of its cgroup leaves.
@@ -181,85 +68,15 @@ pub fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
 
-fn roster_cell(setup: &Setup) -> Result<RosterCell, NodeError> {
-    let home = setup.home.clone();
-    let persist = move |roster: &_| home.keep_roster(roster).map_err(io::Error::other);
-    Ok(RosterCell::new(setup.home.roster()?, persist))
-}
-
-fn mesh_config(
-    setup: &Setup,
-    mut peers: Vec<SocketAddr>,
-    identity: &barn_protocol::Identity,
-    roster: &RosterCell,
-) -> MeshConfig {
-    let Config { network, .. } = &setup.config;
-    peers.extend(&network.peers);
-    MeshConfig {
-        identity: identity.clone(),
-        listen: Listen {
-            ip: None,
-            port: network.port.unwrap_or(PORT_DEFAULT),
-            fixed: network.port.is_some(),
-        },
-        peers,
-        mdns: network.mdns,
-        admitter: Doorkeeper::new(setup.home.clone(), roster.clone()),
-    }
-}
-
-/// Applies what happens in the mesh, one event after the other.
-async fn listen(node: &Arc<Node>, events: &mut mpsc::Receiver<MeshEvent>) {
-    while let Some(event) = events.recv().await {
-        match event {
-            MeshEvent::PeerUp(peer) => tracing::info!(peer = node.name_of(&peer), "connected"),
-            MeshEvent::PeerDown(peer) => {
-                tracing::info!(peer = node.name_of(&peer), "disconnected");
-                node.requester.dispatch.worker_lost(peer);
-            }
-            MeshEvent::Advert(peer, advert) => {
-                if node.member(&peer).is_some_and(|member| member.capabilities.execute) {
-                    node.requester.dispatch.worker(peer, &advert);
-                }
-            }
-            MeshEvent::RosterChanged => node.advertise(),
-            MeshEvent::Incoming { peer, send, recv } => {
-                let node = node.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = node.serve(peer, send, recv).await {
-                        let error = &error as &dyn std::error::Error;
-                        tracing::debug!(peer = node.name_of(&peer), error, "a request of a peer ended early");
-                    }
-                });
-            }
-        }
-    }
-}
-
-async fn keep_advertising(node: &Node) {
-    let mut changes = node.worker.changes();
-    loop {
-        node.advertise();
-        let _ = tokio::time::timeout(ADVERTISE_EVERY, changes.changed()).await;
-    }
-}
-
-async fn keep_saving(node: &Node) {
-    let mut saved = node.stats.snapshot();
-    loop {
-        tokio::time::sleep(SAVE_EVERY).await;
-        let now = node.stats.snapshot();
-        if now != saved {
-            node.stats.save();
-            saved = now;
-        }
-    }
-}
-
 impl Node {
-    /// Ends [`run`].
+    /// Tells the daemon to end.
     pub fn stop(&self) {
-        self.stopping.notify_one();
+        self.life.stopping.notify_one();
+    }
+
+    /// Resolves when the node has been told to end.
+    pub(crate) async fn stopped(&self) {
+        self.life.stopping.notified().await;
     }
 
     /// The member with this id, if it is one.
@@ -272,7 +89,8 @@ impl Node {
         self.member(id).map_or_else(|| id.short(), |member| member.name)
     }
 
-    fn advertise(&self) {
+    /// Tells the mesh what this machine offers now.
+    pub(crate) fn advertise(&self) {
         if self.roster.current().is_none() {
             return;
         }
@@ -281,8 +99,8 @@ impl Node {
             self.mesh.provide(*digest);
         }
         self.mesh.set_advert(Advert {
-            sequence: self.adverts.fetch_add(1, Ordering::Relaxed),
-            started_unix_s: self.started_unix_s,
+            sequence: self.life.adverts.fetch_add(1, Ordering::Relaxed),
+            started_unix_s: self.life.started_unix_s,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             machine: std::env::consts::ARCH.to_owned(),
             cores: cores(),
@@ -293,7 +111,7 @@ impl Node {
     }
 
     /// Serves one stream of a peer.
-    async fn serve(
+    pub(crate) async fn serve(
         &self,
         peer: NodeId,
         mut send: SendStream,

@@ -4,7 +4,9 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
 };
 
@@ -141,7 +143,7 @@ impl Stats {
     pub fn save(&self) {
         let bytes = serde_json::to_vec(&self.snapshot()).expect("counters are plain data");
         let temp = self.path.with_extension("tmp");
-        let written = std::fs::write(&temp, bytes).and_then(|()| std::fs::rename(&temp, &self.path));
+        let written = write_private(&temp, &bytes).and_then(|()| std::fs::rename(&temp, &self.path));
         if let Err(error) = written {
             tracing::warn!(path = %self.path.display(), %error, "the counters were not saved");
         }
@@ -150,6 +152,13 @@ impl Stats {
     fn lock(&self) -> MutexGuard<'_, Counters> {
         self.counters.lock().expect("no panic while the counters are held")
     }
+}
+
+/// Peers' names and what a user compiles are nobody else's business.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)
 }
 
 fn entry<'a, T: Default>(map: &'a mut BTreeMap<String, T>, name: &str) -> &'a mut T {

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     net::SocketAddr,
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::OpenOptionsExt as _, process::CommandExt as _},
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{Outcome, control};
-use crate::{node, setup::Setup};
+use crate::{daemon, setup::Setup};
 
 /// How long a node may take to open its socket: on a machine under full load.
 const START_WAIT: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ pub(super) fn foreground(setup: Setup, peers: Vec<SocketAddr>) -> Outcome {
         .thread_name("barn-node")
         .enable_all()
         .build()?;
-    runtime.block_on(node::run(setup, peers))?;
+    runtime.block_on(daemon::run(setup, peers))?;
     runtime.shutdown_timeout(Duration::from_secs(2));
     Ok(ExitCode::SUCCESS)
 }
@@ -106,6 +106,7 @@ fn spawn(setup: &Setup) -> Result<(), LifecycleError> {
         .create(true)
         .write(true)
         .append(!fresh)
+        .mode(0o600)
         .truncate(fresh)
         .open(&path)
         .map_err(fail)?;

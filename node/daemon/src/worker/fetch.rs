@@ -2,10 +2,18 @@
 //!
 //! The member that wanted the compile is asked first, then those that say on the DHT that they have it. What has
 //! come stays in the store, so a second source, or the next try, goes on where the last one ended.
+//!
+//! ```text
+//!            asked for by an action            all blobs stored
+//!  unknown ───────────────────────▶ fetching ───────────────────▶ on the shelf (advertised)
+//!     ▲                                │
+//!     └────────────────────────────────┘  any failure; the next action tries again
+//! ```
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -21,7 +29,7 @@ use barn_protocol::{
     wire::{Request, ToolchainReply},
 };
 
-use super::shelf::Shelf;
+use super::shelf::{Shelf, ShelfError};
 use crate::toolchain::policy::{self, PolicyError};
 
 /// How long a peer may take to describe a toolchain.
@@ -30,20 +38,22 @@ const DESCRIBE_MAX: Duration = Duration::from_secs(30);
 const BLOBS_AT_ONCE: usize = 64;
 /// Members asked beside the one that wants the compile.
 const PROVIDERS_MAX: usize = 3;
+/// Toolchains fetched at the same time; each may be 200 MB.
+const TRANSFERS_MAX: usize = 2;
 /// How often a transfer says in the log how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
 /// Why a toolchain did not come.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub(super) enum FetchError {
     /// The peer cannot be reached.
     #[error("cannot reach the peer")]
     Open(#[from] barn_mesh::OpenError),
     /// The stream failed.
     #[error("the transfer failed")]
     Stream(#[from] StreamError),
-    /// The peer does not have it, or a part of it is not here.
-    #[error("the toolchain is not whole")]
+    /// The peer does not have it.
+    #[error("the peer does not have the toolchain")]
     NotFound,
     /// What came is not what was asked for.
     #[error("the peer sent another toolchain")]
@@ -51,9 +61,9 @@ pub enum FetchError {
     /// It holds what no toolchain may hold.
     #[error("the toolchain is not acceptable")]
     Policy(#[from] PolicyError),
-    /// The description cannot be written.
-    #[error("the toolchain cannot be written down")]
-    Home(#[from] crate::home::HomeError),
+    /// It came, but cannot be kept.
+    #[error("the toolchain cannot be kept")]
+    Shelf(#[from] ShelfError),
 }
 
 /// A toolchain on its way.
@@ -78,23 +88,56 @@ impl Transfer {
     }
 }
 
-/// Fetches a toolchain in the background, from `peer` or another member, unless that is going on already; `done`
-/// is called when it is whole.
-pub(super) fn fetch(
+/// Puts toolchains of other members on the shelf.
+pub struct Fetcher {
     shelf: Arc<Shelf>,
-    mesh: Mesh,
-    peer: NodeId,
-    digest: Digest,
-    done: impl FnOnce() + Send + 'static,
-) {
-    let Some(transfer) = shelf.begin(digest, peer) else { return };
-    tokio::spawn(async move {
-        let came = from_anybody(&shelf, &mesh, &transfer).await;
-        shelf.end(&digest);
-        if came {
-            done();
+    transfers: Mutex<HashMap<Digest, Arc<Transfer>>>,
+}
+
+impl Fetcher {
+    /// A fetcher for `shelf` with nothing on its way.
+    pub(super) fn new(shelf: Arc<Shelf>) -> Arc<Self> {
+        Arc::new(Self { shelf, transfers: Mutex::default() })
+    }
+
+    /// What is being fetched now.
+    pub fn transfers(&self) -> Vec<Arc<Transfer>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Fetches a toolchain in the background, from `peer` or another member, unless that is going on already;
+    /// `done` is called when it is whole.
+    pub(super) fn fetch(
+        self: &Arc<Self>,
+        mesh: Mesh,
+        peer: NodeId,
+        digest: Digest,
+        done: impl FnOnce() + Send + 'static,
+    ) {
+        let Some(transfer) = self.begin(digest, peer) else { return };
+        let fetcher = self.clone();
+        tokio::spawn(async move {
+            let came = from_anybody(&fetcher.shelf, &mesh, &transfer).await;
+            fetcher.lock().remove(&digest);
+            if came {
+                done();
+            }
+        });
+    }
+
+    fn begin(&self, digest: Digest, from: NodeId) -> Option<Arc<Transfer>> {
+        let mut transfers = self.lock();
+        if transfers.len() >= TRANSFERS_MAX || transfers.contains_key(&digest) {
+            return None;
         }
-    });
+        let transfer = Arc::new(Transfer::new(digest, from));
+        transfers.insert(digest, transfer.clone());
+        Some(transfer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Transfer>>> {
+        self.transfers.lock().expect("no panic while held")
+    }
 }
 
 async fn from_anybody(shelf: &Shelf, mesh: &Mesh, transfer: &Transfer) -> bool {
@@ -147,7 +190,8 @@ async fn fetch_from(shelf: &Shelf, mesh: &Mesh, peer: NodeId, transfer: &Transfe
             }
         }
     }
-    shelf.put(toolchain).map(drop)
+    shelf.put(toolchain)?;
+    Ok(())
 }
 
 async fn describe(mesh: &Mesh, peer: NodeId, digest: Digest) -> Result<Toolchain, FetchError> {

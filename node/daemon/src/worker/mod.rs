@@ -34,8 +34,8 @@ use barn_protocol::{
     wire::{Decline, RunDone, RunFailure, RunReply},
 };
 use barn_sandbox::{CancelToken, Sandbox};
-pub use fetch::{FetchError, Transfer};
-pub use shelf::Shelf;
+pub use fetch::{Fetcher, Transfer};
+pub use shelf::{Shelf, ShelfError};
 use tokio::sync::watch;
 
 use crate::stats::Stats;
@@ -52,6 +52,8 @@ pub struct Worker {
     stats: Arc<Stats>,
     /// The toolchains here.
     pub shelf: Arc<Shelf>,
+    /// The toolchains on their way here.
+    pub fetcher: Arc<Fetcher>,
     sandbox: Result<Arc<Sandbox>, String>,
     limits: barn_sandbox::Limits,
     slots: u32,
@@ -95,6 +97,7 @@ impl Worker {
             identity: parts.identity,
             store: parts.store,
             stats: parts.stats,
+            fetcher: Fetcher::new(parts.shelf.clone()),
             shelf: parts.shelf,
             slots: if parts.sandbox.is_ok() { parts.slots } else { 0 },
             sandbox: parts.sandbox,
@@ -206,7 +209,7 @@ impl Worker {
 
     fn fetch(&self, mesh: &Mesh, peer: NodeId, digest: Digest) {
         let changed = self.changed.clone();
-        fetch::fetch(self.shelf.clone(), mesh.clone(), peer, digest, move || {
+        self.fetcher.fetch(mesh.clone(), peer, digest, move || {
             changed.send_replace(());
         });
     }

@@ -1,11 +1,4 @@
-//! The toolchains a worker has whole, and how it gets those it lacks.
-//!
-//! ```text
-//!            asked for by an action            all blobs stored
-//!  unknown ───────────────────────▶ fetching ───────────────────▶ whole (advertised)
-//!     ▲                                │
-//!     └────────────────────────────────┘  any failure; the next action tries again
-//! ```
+//! The toolchains a worker has whole.
 //!
 //! Blobs of a whole toolchain are pinned in the store. A description is written only after its blobs, so a
 //! crash leaves a toolchain unknown and some blobs that the next fetch finds there.
@@ -18,21 +11,29 @@ use std::{
 };
 
 use barn_cache::Store;
-use barn_protocol::{Digest, NodeId, Toolchain, limits::ADVERT_TOOLCHAINS_MAX};
+use barn_protocol::{Digest, Toolchain, limits::ADVERT_TOOLCHAINS_MAX};
 
-use super::fetch::{FetchError, Transfer};
-use crate::home::Home;
+use crate::home::{Home, HomeError};
 
-/// Toolchains fetched at the same time; each may be 200 MB.
-const FETCHES_MAX: usize = 2;
+/// Ends the names of the files that describe toolchains.
 const SUFFIX: &str = "toolchain";
+
+/// Why a toolchain is not put on the shelf.
+#[derive(Debug, thiserror::Error)]
+pub enum ShelfError {
+    /// A part of it is not in the store.
+    #[error("the toolchain is not whole")]
+    NotWhole,
+    /// Its description cannot be written.
+    #[error("the toolchain cannot be written down")]
+    Home(#[from] HomeError),
+}
 
 /// The toolchains of this machine's workers.
 pub struct Shelf {
     home: Home,
     store: Store,
     whole: Mutex<HashMap<Digest, Arc<Toolchain>>>,
-    fetching: Mutex<HashMap<Digest, Arc<Transfer>>>,
 }
 
 impl Shelf {
@@ -46,7 +47,7 @@ impl Shelf {
                 whole.insert(digest, Arc::new(toolchain));
             }
         }
-        Self { home, store, whole: Mutex::new(whole), fetching: Mutex::default() }
+        Self { home, store, whole: Mutex::new(whole) }
     }
 
     /// The toolchain, if it is whole.
@@ -63,9 +64,9 @@ impl Shelf {
     ///
     /// # Errors
     /// When a blob is missing or the description cannot be written.
-    pub fn put(&self, toolchain: Toolchain) -> Result<Digest, FetchError> {
+    pub fn put(&self, toolchain: Toolchain) -> Result<Digest, ShelfError> {
         if !is_whole(&self.store, &toolchain) {
-            return Err(FetchError::NotFound);
+            return Err(ShelfError::NotWhole);
         }
         let digest = toolchain.digest();
         let path = self.path(&digest);
@@ -74,27 +75,6 @@ impl Shelf {
         pin(&self.store, digest, &toolchain);
         self.lock().insert(digest, Arc::new(toolchain));
         Ok(digest)
-    }
-
-    /// What is being fetched now.
-    pub fn transfers(&self) -> Vec<Arc<Transfer>> {
-        self.fetching.lock().expect("no panic while held").values().cloned().collect()
-    }
-
-    /// Opens a transfer of `digest`; `None` while one goes on already, or too many do.
-    pub(super) fn begin(&self, digest: Digest, from: NodeId) -> Option<Arc<Transfer>> {
-        let mut fetching = self.fetching.lock().expect("no panic while held");
-        if fetching.len() >= FETCHES_MAX || fetching.contains_key(&digest) {
-            return None;
-        }
-        let transfer = Arc::new(Transfer::new(digest, from));
-        fetching.insert(digest, transfer.clone());
-        Some(transfer)
-    }
-
-    /// Closes a transfer, however it went.
-    pub(super) fn end(&self, digest: &Digest) {
-        self.fetching.lock().expect("no panic while held").remove(digest);
     }
 
     /// The blobs of a toolchain that are not here, each once. They are pinned from now on, so that those that come
