@@ -4,10 +4,10 @@
 //! and include manifests (by the caller's key), within a limit, and gives back exactly what it was given, or
 //! nothing. `docs/cache.md` has the layout on disk, the states, and what happens when things go wrong.
 //!
-//! - Truth is the blob files and a checksummed [`journal`]; the sled [`index`] is rebuilt from them at need
-//!   ([`recover`]).
-//! - [`state`] takes all decisions under one mutex; contents are hashed and copied outside it ([`writer`],
-//!   [`blobs`]). [`evict`] and [`pins`] say what goes and what stays.
+//! - Truth is the blob files and a checksummed `journal`; the sled `index` is rebuilt from them at need
+//!   (`recover`).
+//! - `state` takes all decisions under one mutex; contents are hashed and copied outside it (`writer`,
+//!   `blobs`). `evict` and `pins` say what goes and what stays.
 //!
 //! Invariants: contents are checked against their digest before they are given out; a file gets a blob's name only
 //! when complete; nothing in the index is needed to be right.

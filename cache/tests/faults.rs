@@ -4,14 +4,14 @@ mod support;
 
 use std::{
     fs,
-    io::{Read, Seek, SeekFrom, Write},
+    io::Write,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use barn_cache::{Limits, OpenError, RECORD_BYTES_MAX, Store, StoreError};
 use barn_protocol::{Digest, limits::TOOLCHAIN_ENTRIES_MAX};
-use support::{files, key, name, open, roomy, signed, small, uncleanly};
+use support::{files, key, name, noise, open, quick_dir, roomy, signed, uncleanly};
 
 const TOOLCHAIN: &str = "toolchain";
 
@@ -83,7 +83,7 @@ fn damage_everywhere(bucket: &str) {
             let mut bent = whole.clone();
             bent[position] ^= 1 << (position % 8);
             for bytes in [&whole[..position], &bent] {
-                let copy = tempfile::tempdir().unwrap();
+                let copy = quick_dir();
                 copy_tree(dir.path(), copy.path());
                 let damaged = copy.path().join(path.strip_prefix(dir.path()).unwrap());
                 fs::remove_file(&damaged).unwrap();
@@ -141,7 +141,7 @@ fn a_damaged_journal_loses_entries_and_invents_none() {
         let mut bent = whole.clone();
         bent[position] ^= 1 << (position % 8);
         for bytes in [&whole[..position], &bent] {
-            let copy = tempfile::tempdir().unwrap();
+            let copy = quick_dir();
             copy_tree(dir.path(), copy.path());
             fs::write(copy.path().join(path.strip_prefix(dir.path()).unwrap()), bytes).unwrap();
             // A shortened journal is noticed by itself; a bent one only where the index is rebuilt.
@@ -190,7 +190,7 @@ fn a_damaged_index_is_rebuilt() {
     CONTENTS.fill(&open(dir.path()));
     for path in files(&dir.path().join("index-v1")) {
         for bytes in [&b""[..], b"nonsense", &[0xff; 70_000]] {
-            let copy = tempfile::tempdir().unwrap();
+            let copy = quick_dir();
             copy_tree(dir.path(), copy.path());
             fs::write(copy.path().join(path.strip_prefix(dir.path()).unwrap()), bytes).unwrap();
             let store = open(copy.path());
@@ -339,12 +339,6 @@ impl Drop for SmallDisk {
     }
 }
 
-fn noise(seed: u32, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
 /// Puts blobs with records until that fails; how many of them succeeded.
 fn fill_disk(store: &Store, first: u32) -> u32 {
     for n in first.. {
@@ -470,79 +464,6 @@ fn a_public_file_is_checked_again_when_it_changes() {
 }
 
 #[test]
-fn removed_toolchains_go_first() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), small(60 << 10)).unwrap();
-    let put = |toolchain: &str, n: u32| {
-        let blob = store.put_bytes(&noise(n, 4000)).unwrap().digest;
-        store.put_record(&key(&n.to_string()), &name(toolchain), &signed("s"), &[blob]).unwrap();
-        blob
-    };
-    let old = put("kept", 0);
-    let tool = store.put_bytes(b"compiler").unwrap().digest;
-    store.pin(&name("removed"), &[tool]).unwrap();
-    let newer: Vec<_> = (1..=3).map(|n| put("removed", n)).collect();
-    store.unpin(&name("removed")).unwrap();
-    assert!(store.contains(&newer[0]), "not before space is needed");
-    for n in 10..20 {
-        put("kept", n);
-    }
-    assert!(store.contains(&old), "used longer ago, but its toolchain is here");
-    assert!(newer.iter().chain([&tool]).any(|blob| !store.contains(blob)));
-    store.gc();
-    assert!(newer.iter().chain([&tool]).all(|blob| !store.contains(blob)));
-    assert!(store.contains(&old));
-}
-
-#[test]
-fn use_keeps_a_blob_even_across_a_crash() {
-    let dir = tempfile::tempdir().unwrap();
-    let limits = small(10 * 4096);
-    let blob = |n: u32| Digest::of(&noise(n, 4000));
-    let store = Store::open(dir.path(), limits.clone()).unwrap();
-    for n in 0..10 {
-        store.put_bytes(&noise(n, 4000)).unwrap();
-    }
-    store.read_blob(&blob(0)).unwrap();
-    drop(store);
-    uncleanly(dir.path());
-    let store = Store::open(dir.path(), limits).unwrap();
-    for n in 10..15 {
-        store.put_bytes(&noise(n, 4000)).unwrap();
-    }
-    let there: Vec<_> = (0..15).filter(|n| store.contains(&blob(*n))).collect();
-    assert_eq!(there, [0, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
-}
-
-#[test]
-fn the_journal_is_cleaned_while_it_is_written() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let blob = store.put_bytes(b"blob").unwrap().digest;
-    store.pin(&name("t"), &[blob]).unwrap();
-    store.put_manifest(&name("m"), &name("t"), b"manifest").unwrap();
-    store.put_record(&key("kept"), &name("t"), &signed("kept"), &[blob]).unwrap();
-    let long = "x".repeat(20_000);
-    for n in 0..1000 {
-        store.put_record(&key("same"), &name("t"), &signed(&format!("{n}{long}")), &[blob]).unwrap();
-    }
-    assert!(store.stat().journal_bytes < 6 << 20, "{:?}", store.stat());
-    let check = |store: &Store| {
-        assert_eq!(store.record(&key("same")), Some(signed(&format!("999{long}"))));
-        assert_eq!(store.record(&key("kept")), Some(signed("kept")));
-        assert_eq!(store.manifests(&name("m")), [b"manifest"]);
-        assert_eq!(store.stat().pinned_bytes, 4096);
-    };
-    check(&store);
-    store.gc();
-    assert!(store.stat().journal_bytes < 30_000, "{:?}", store.stat());
-    check(&store);
-    drop(store);
-    uncleanly(dir.path());
-    check(&open(dir.path()));
-}
-
-#[test]
 fn verify_drops_the_rotten_and_finds_the_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
@@ -576,21 +497,6 @@ fn files_are_stored_from_their_beginning_whatever_their_size() {
     }
     assert!(matches!(store.put_path(&dir.path().join("absent")), Err(StoreError::Source(_))));
     assert!(!store.stat().paused);
-}
-
-#[test]
-fn a_reader_outlives_its_blob() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    let blob = store.put_bytes(&noise(1, 100_000)).unwrap();
-    let mut file = store.open_blob(&blob.digest).unwrap();
-    store.clear();
-    assert!(!store.contains(&blob.digest));
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).unwrap();
-    assert_eq!(bytes, noise(1, 100_000));
-    file.seek(SeekFrom::Start(0)).unwrap();
-    file.write_all(b"x").expect_err("it is open for reading only");
 }
 
 fn blob_file(dir: &Path, digest: &Digest) -> PathBuf {

@@ -48,3 +48,16 @@ pub(crate) fn files(dir: &Path) -> Vec<std::path::PathBuf> {
     found.sort();
     found
 }
+
+/// A directory in memory where there is one: for tests that close thousands of stores, each with some fsyncs.
+pub(crate) fn quick_dir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+/// Bytes that depend on the seed alone.
+pub(crate) fn noise(seed: u32, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}

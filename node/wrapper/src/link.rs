@@ -159,12 +159,12 @@ impl Link {
 
     /// Waits until the node closes the connection, or fails, until `until` at the latest. What it says meanwhile is
     /// dropped and earns it no more time.
-    pub fn await_close(&mut self, mut until: Instant) {
+    pub fn await_close(&mut self, until: Instant) {
         let mut buffer = [0; READ_BYTES];
         while Instant::now() < until {
             match recv_with_fds(&self.socket, &mut buffer, &mut self.descriptors) {
                 Ok(0) => return,
-                Ok(_) => until = Instant::now() + Duration::from_millis(900),
+                Ok(_) => self.descriptors.clear(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.wait(Interest::Read, until).is_err() {
                         return;

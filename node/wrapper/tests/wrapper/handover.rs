@@ -96,7 +96,8 @@ fn a_node_that_talks_instead_of_closing_gets_no_more_time() {
         node.request();
         node.compile(&["gcc"], &["x.o"]);
         let beat = ToWrapper::Heartbeat.encode().unwrap();
-        while node.stream.write_all(&beat).is_ok() {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) && node.stream.write_all(&beat).is_ok() {
             thread::sleep(Duration::from_millis(1));
         }
     });
