@@ -84,10 +84,10 @@ pub fn classify(request: &Request<'_>, files: &dyn Files) -> Invocation {
 
 fn decide(request: &Request<'_>, files: &dyn Files) -> Result<Invocation, Reason> {
     let driver = detect::guess(request.program_name).driver;
-    check_compiler(request, driver)?;
     if driver == Driver::Preprocessor {
         return Ok(Invocation::Other(OtherKind::Preprocess));
     }
+    check_compiler(request, driver)?;
     let args = response::expand(request.args, files).map_err(|error| {
         Reason::from(match error {
             ResponseError::TooLarge => ReasonKind::TooManyArguments,

@@ -251,6 +251,7 @@ fn clang_alone() {
             ("clang -c x.c --target=aarch64-linux-gnu", "cache cross-target"),
             ("clang -c x.c -m32", "cache cross-target"),
             ("clang -c x.c --sysroot=/sdk", "cache sysroot"),
+            ("clang -c x.c -isysroot /sdk", "cache sysroot"),
             ("clang -c x.c -fsanitize=address", "cache sanitizer-list"),
             ("clang -c x.c -fsanitize=address -fsanitize-ignorelist=l", "local extra-input-file"),
             ("clang -c x.c -arch arm64 -arch x86_64", "local cross-target"),

@@ -118,6 +118,7 @@ async fn start(
         toolchains: index.clone(),
         locales: Locales::default(),
         files: files.clone(),
+        writers: Arc::default(),
         finder: DependencyRun::new(files, cores as usize + 1),
         stats: stats.clone(),
         history: history.clone(),

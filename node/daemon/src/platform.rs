@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::close_inherited_on_exec;
+pub(crate) use linux::{close_inherited_on_exec, is_alive, tick_ns};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -15,6 +15,22 @@ mod linux {
         if refused {
             one_by_one();
         }
+    }
+
+    /// What a file that changes now gets as its time of change, in nanoseconds since 1970: the clock at the kernel's
+    /// last tick, some milliseconds behind the finer clock of `SystemTime`.
+    pub(crate) fn tick_ns() -> i128 {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `now` is a valid timespec for the call's duration. It cannot fail for a clock that exists.
+        unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut now) };
+        i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+    }
+
+    /// Whether the process runs; a zombie does not.
+    pub(crate) fn is_alive(pid: i32) -> bool {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+        // The state follows the name, which is in parentheses and may hold any character.
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
     }
 
     fn one_by_one() {

@@ -43,6 +43,8 @@ const CONNECTIONS_MAX: usize = 4096;
 const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(10);
 /// How long a peer may take to read what it is sent.
 const SEND_MAX: Duration = Duration::from_secs(10);
+/// How long a wrapper may take to write the outputs; what it still writes then is no longer claimed.
+const WRITE_MAX: Duration = Duration::from_secs(30);
 const READ_BYTES: usize = 64 << 10;
 
 /// The listening socket.
@@ -128,7 +130,7 @@ impl Session {
         let Some(answer) = self.keep_alive(work).await? else { return Ok(()) };
         match answer {
             Answer::Exec => self.send(&ToWrapper::Exec, &[]).await,
-            Answer::Done(done) => self.send_done(done).await,
+            Answer::Done(done, _claim) => self.deliver(done).await,
             Answer::Compile(run) => self.compile(*run).await,
         }
     }
@@ -152,7 +154,8 @@ impl Session {
         }
     }
 
-    async fn send_done(&mut self, done: Done) -> io::Result<()> {
+    /// Hands a result over and waits until the wrapper has written it.
+    async fn deliver(&mut self, done: Done) -> io::Result<()> {
         let files: Vec<BorrowedFd<'_>> = done.outputs.iter().map(|(_, _, file)| file.as_fd()).collect();
         let outputs =
             done.outputs.iter().map(|(path, size, _)| Output { path: path.clone(), size: *size }).collect();
@@ -162,7 +165,11 @@ impl Session {
             stderr: done.stderr,
             outputs,
         });
-        self.send(&message, &files).await
+        self.send(&message, &files).await?;
+        match tokio::time::timeout(WRITE_MAX, self.next()).await {
+            Ok(Ok(Some(_))) => Err(io::Error::other("a message out of turn")),
+            _ => Ok(()),
+        }
     }
 
     /// Lets the wrapper compile, and takes in what it hands over.

@@ -82,10 +82,14 @@ pub enum JoinError {
         tried: Vec<SocketAddr>,
     },
     /// The invitation is used, expired, or was never made.
-    #[error("the invitation is no longer open")]
+    #[error(
+        "the invitation is no longer open\nhint: `barn mesh invite` prints a new one, where the first was made"
+    )]
     NoSuchInvite,
     /// The inviter cannot sign rosters.
-    #[error("the inviting node does not hold the admin key")]
+    #[error(
+        "the inviting node does not hold the admin key\nhint: ask for a token of the machine where `barn mesh init` ran"
+    )]
     NoAdminKey,
     /// The inviter was reached and then lost.
     #[error("the connection to the inviting node broke")]

@@ -100,7 +100,7 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("-index-header-map", Joined, Local(ReasonKind::ExtraInputFile)),
     flag("-index-store", Joined, Local(ReasonKind::ExtraOutputFile)),
     flag("-integrated-as", Alone, Neutral),
-    flag("-isysroot", Joined, CacheOnly(ReasonKind::Sysroot)),
+    flag("-isysroot", Either, CacheOnly(ReasonKind::Sysroot)),
     flag("-isystem-after", Either, IncludeDirectory),
     flag("-ivfsoverlay", Joined, Local(ReasonKind::ExtraInputFile)),
     flag("-m16", Alone, CacheOnly(ReasonKind::CrossTarget)),

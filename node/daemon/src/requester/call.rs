@@ -74,6 +74,11 @@ impl Call {
         self.compile.language.name()
     }
 
+    /// The `PATH` it is called with.
+    pub fn search_path(&self) -> OsString {
+        search_path(&self.env)
+    }
+
     /// Whether it may run on another machine.
     pub fn may_travel(&self) -> bool {
         self.cache_only.is_none()
@@ -136,10 +141,8 @@ fn call(
     // Without the `.` of a `./cc`; a `..` stays, for it may lead over a link.
     let program: PathBuf = path(&request.program).components().collect();
     let cwd = path(&request.cwd);
-    let search_path =
-        env.get(b"PATH".as_slice()).map_or_else(OsString::new, |p| OsString::from_vec(p.clone()));
     let known = toolchains
-        .resolve(&program, &search_path)
+        .resolve(&program, &search_path(&env))
         .map_err(|error| Unknown::new(error.name(), format_args!("{}: {error}", program.display())))?;
     if known.identity.family != compile.family {
         return Err(Unknown::because(
@@ -250,6 +253,10 @@ fn read_response(cwd: &Path, name: &[u8]) -> Option<Vec<u8>> {
     let path = cwd.join(OsStr::from_bytes(name));
     let meta = fs::metadata(&path).ok()?;
     (meta.is_file() && meta.len() <= RESPONSE_BYTES_MAX).then(|| fs::read(&path).ok())?
+}
+
+fn search_path(env: &Environment) -> OsString {
+    env.get(b"PATH".as_slice()).map_or_else(OsString::new, |path| OsString::from_vec(path.clone()))
 }
 
 fn path(bytes: &[u8]) -> PathBuf {

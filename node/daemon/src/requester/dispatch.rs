@@ -61,7 +61,6 @@ pub struct Ticket {
     dispatch: Dispatch,
     task: u64,
     verdicts: mpsc::Receiver<Verdict>,
-    ended: bool,
     outside: bool,
 }
 
@@ -85,7 +84,7 @@ impl Dispatch {
         let (sender, verdicts) = mpsc::channel(VERDICTS_MAX);
         self.lock().tickets.insert(task, sender);
         self.handle(Event::Submitted(Task { id: task, toolchain, cost, remote_allowed }));
-        Ticket { dispatch: self.clone(), task, verdicts, ended: false, outside: false }
+        Ticket { dispatch: self.clone(), task, verdicts, outside: false }
     }
 
     /// A worker's offer as it stands now.
@@ -197,8 +196,7 @@ impl Ticket {
     }
 
     /// The task ran to its end.
-    pub fn finished(mut self, place: Place, wall: Duration, ok: bool) {
-        self.ended = true;
+    pub fn finished(self, place: Place, wall: Duration, ok: bool) {
         if !self.outside {
             self.dispatch.handle(Event::Finished { task: self.task, place, wall, ok });
         }
@@ -210,8 +208,50 @@ impl Drop for Ticket {
         self.dispatch.lock().tickets.remove(&self.task);
         if self.outside {
             self.dispatch.handle(Event::LocalFinished);
-        } else if !self.ended {
+        } else {
+            // Also after the end: the worker may have been counted as lost, and the task bound anew, just as its result
+            // arrived. To the placement the end of a task that it does not know is nothing.
             self.dispatch.handle(Event::Cancelled { task: self.task });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use barn_protocol::Identity;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_result_of_a_worker_just_lost_takes_no_slot() {
+        let dispatch = Dispatch::start(1);
+        let (worker, toolchain) = (Identity::from_seed(&[7; 32]).id(), Digest::of(b"gcc"));
+        dispatch.worker(
+            worker,
+            &Advert {
+                sequence: 1,
+                started_unix_s: 1,
+                version: String::new(),
+                machine: std::env::consts::ARCH.to_owned(),
+                cores: 1,
+                slots: 1,
+                free: 1,
+                toolchains: vec![toolchain],
+            },
+        );
+        let (mut here, mut there) = (None, None);
+        for _ in 0..2 {
+            let mut ticket = dispatch.submit(toolchain, 1 << 20, true);
+            match ticket.verdict().await {
+                Verdict::Run { place: Place::Local, .. } => here = Some(ticket),
+                _ => there = Some(ticket),
+            }
+        }
+        let (here, there) = (here.unwrap(), there.unwrap());
+        dispatch.worker_lost(worker);
+        here.finished(Place::Local, Duration::from_secs(1), true);
+        assert_eq!(dispatch.load(), (1, 0), "the lost task is bound here");
+        there.finished(Place::Worker(worker), Duration::from_secs(1), true);
+        assert_eq!(dispatch.load(), (0, 0));
     }
 }

@@ -47,6 +47,13 @@ impl Signature {
         }
     }
 
+    /// When the file or its name was changed last, in nanoseconds since 1970. Nobody can set this time. The end of the
+    /// second where a file system keeps whole seconds only.
+    pub fn changed_ns(&self) -> i128 {
+        let whole_seconds = self.ctime_ns % 1_000_000_000 == 0;
+        if whole_seconds { self.ctime_ns + 999_999_999 } else { self.ctime_ns }
+    }
+
     fn is_racy(&self, read_at_ns: i128) -> bool {
         self.mtime_ns.max(self.ctime_ns) + RACY_NS > read_at_ns
     }
@@ -98,6 +105,12 @@ impl Files {
             Known { blob, signature, executable: signature.executable, racy: signature.is_racy(read_at_ns) };
         self.remember(path, known);
         Ok(known)
+    }
+
+    /// Whether nothing has happened to the file at `path` since it was `known` so.
+    pub fn holds(&self, path: &Path, known: &Known) -> bool {
+        let same = fs::metadata(path).is_ok_and(|meta| Signature::of(&meta) == known.signature);
+        same && (!known.racy || self.is_still(path, &known.blob.digest))
     }
 
     /// Whether the file at `path` still has this digest.

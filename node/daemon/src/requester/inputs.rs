@@ -27,15 +27,19 @@ use tokio::{io::AsyncReadExt as _, process::Command, sync::Semaphore};
 
 use super::{
     Call,
-    files::{Files, Signature},
+    files::{Files, Known, Signature},
     layout::{Found, Kind, Layout, LayoutError},
-    manifest::ABSENT_MAX,
+    manifest::{ABSENT_MAX, difference},
     obstacle::Obstacle,
 };
-use crate::blobs::Sources;
+use crate::{blobs::Sources, platform::tick_ns};
 
 /// Longest dependency run; preprocessing the largest units takes some ten seconds on a loaded machine.
 const RUN_MAX: Duration = Duration::from_secs(120);
+/// How often the inputs are looked for again because a file changed meanwhile; it is saved once, as a rule.
+const LOOKS_MAX: usize = 3;
+/// What gcc includes before the first line of every source, if it finds it.
+const PREDEF: &[u8] = b"stdc-predef.h";
 /// Largest answer of a dependency run, in bytes.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Scanned files remembered; their directives take about 2 KB each.
@@ -48,12 +52,25 @@ pub struct Inputs {
     pub tree: Tree,
     /// Where its blobs lie.
     pub sources: Sources,
-    /// What `stat` said of each file.
-    pub witnesses: Vec<(PathBuf, Signature)>,
+    /// What was learned of each file.
+    pub witnesses: Vec<(PathBuf, Known)>,
     /// Absolute paths that are probed in vain.
     pub absent: Vec<Vec<u8>>,
     /// Whether `absent` is known to be all of them, so that a manifest may be made.
     pub complete: bool,
+    /// When the newest of all files and links that were looked at changed, in nanoseconds since 1970.
+    pub newest_ns: i128,
+}
+
+impl Inputs {
+    /// What is no longer as it was found; a compile that ran since may have seen either. `None` when all is the same.
+    pub fn changed(&self, files: &Files) -> Option<String> {
+        let changed = self.witnesses.iter().find(|(path, known)| !files.holds(path, known));
+        match changed {
+            Some((path, _)) => Some(format!("{} has changed", path.display())),
+            None => difference(&self.tree, &self.absent, |_, _| true),
+        }
+    }
 }
 
 /// Why the inputs cannot be told; the compile is then local.
@@ -148,11 +165,20 @@ impl DependencyRun {
 
 impl FindInputs for DependencyRun {
     async fn find(&self, call: Arc<Call>) -> Result<Inputs, Unknown> {
-        let (opened, search) = self.ask(&call).await?;
-        let (files, scans) = (self.files.clone(), self.scans.clone());
-        tokio::task::spawn_blocking(move || Finder::new(&call, &files, &scans).find(&opened, &search))
-            .await
-            .map_err(|_| Unknown::because(Obstacle::Internal, "the search for inputs panicked"))?
+        for _ in 0..LOOKS_MAX {
+            let began_ns = tick_ns();
+            let (opened, search) = self.ask(&call).await?;
+            let (call, files, scans) = (call.clone(), self.files.clone(), self.scans.clone());
+            let find = move || Finder::new(&call, &files, &scans).find(&opened, &search);
+            let inputs = tokio::task::spawn_blocking(find)
+                .await
+                .map_err(|_| Unknown::because(Obstacle::Internal, "the search for inputs panicked"))??;
+            // What changed since may have another list of includes than the one the compiler saw.
+            if inputs.newest_ns < began_ns {
+                return Ok(inputs);
+            }
+        }
+        Err(Unknown::because(Obstacle::Input, "files change while they are looked at"))
     }
 }
 
@@ -183,7 +209,12 @@ struct Finder<'a> {
     scans: &'a Scans,
     layout: Layout,
     sources: Sources,
-    witnesses: Vec<(PathBuf, Signature)>,
+    witnesses: Vec<(PathBuf, Known)>,
+    newest_ns: i128,
+    /// What `stat` said of the files taken, by their size.
+    by_size: HashMap<u64, Vec<Signature>>,
+    /// A file that has the contents of another one.
+    twin: Option<PathBuf>,
     /// Real paths of the files that were taken.
     taken: HashMap<PathBuf, Digest>,
     absent: BTreeSet<Vec<u8>>,
@@ -201,6 +232,9 @@ impl<'a> Finder<'a> {
             layout: Layout::default(),
             sources: Sources::new(),
             witnesses: Vec::new(),
+            newest_ns: 0,
+            by_size: HashMap::new(),
+            twin: None,
             taken: HashMap::new(),
             absent: BTreeSet::new(),
             present: HashSet::new(),
@@ -221,23 +255,27 @@ impl<'a> Finder<'a> {
             scanned.push((path, directives));
         }
         self.precompiled(opened)?;
+        if let Some((source, directives)) = scanned.first() {
+            self.precompiled_first(source, directives, search)?;
+        }
         for (path, directives) in &scanned {
             self.line_files(directives)?;
-            let slash = path.iter().rposition(|&b| b == b'/');
-            let including = slash.map_or(&b""[..], |slash| &path[..=slash]);
             for include in &directives.includes {
-                self.probe(including, include, search)?;
+                self.probe(directory_of(path), include, search)?;
             }
         }
         for name in &self.call.compile.forced_includes {
-            let include = Include { kind: IncludeKind::Include, form: Form::Quote, name: name.clone() };
-            self.probe(b"", &include, search)?;
+            self.probe(b"", &forced(name), search)?;
         }
+        let predef = Include { kind: IncludeKind::Include, form: Form::Angle, name: PREDEF.to_vec() };
+        self.probe(b"", &predef, search)?;
+        self.twins(&scanned)?;
         if self.absent.len() > ABSENT_MAX {
             self.complete = false;
             self.absent.clear();
         }
         Ok(Inputs {
+            newest_ns: self.newest_ns.max(self.layout.newest_link_ns()),
             tree: self.layout.finish(),
             sources: self.sources,
             witnesses: self.witnesses,
@@ -255,8 +293,13 @@ impl<'a> Finder<'a> {
         }
         let named = compile.include_directories.iter().chain(&search.quote).chain(&search.angle);
         for directory in named {
-            if self.layout.walk(cwd, path_of(directory)).is_err() {
-                self.absent.insert(absolute(cwd, directory));
+            match self.layout.walk(cwd, path_of(directory)) {
+                Ok(Found { kind: Kind::Directory, .. }) => {}
+                // It may become a directory, and no tree or list of the absent tells.
+                Ok(_) => self.complete = false,
+                Err(_) => {
+                    self.absent.insert(absolute(cwd, directory));
+                }
             }
         }
         self.absent.extend(search.missing.iter().map(|directory| absolute(cwd, directory)));
@@ -285,8 +328,12 @@ impl<'a> Finder<'a> {
             .map_err(|error| Unknown::because(Obstacle::Input, format_args!("{real}: {error}")))?;
         let (digest, size) = (known.blob.digest, known.blob.size);
         self.layout.add(real, Entry::File { digest, size, executable: known.executable })?;
-        self.sources.insert(digest, (host.clone(), size));
-        self.witnesses.push((host.clone(), known.signature));
+        if self.sources.insert(digest, (host.clone(), size)).is_some() {
+            self.twin = Some(host.clone());
+        }
+        self.newest_ns = self.newest_ns.max(known.signature.changed_ns());
+        self.by_size.entry(size).or_default().push(known.signature);
+        self.witnesses.push((host.clone(), known));
         self.taken.insert(host, digest);
         Ok(digest)
     }
@@ -331,13 +378,63 @@ impl<'a> Finder<'a> {
     /// A precompiled header beside a header would be taken in its place.
     fn precompiled(&mut self, opened: &[Vec<u8>]) -> Result<(), Unknown> {
         for path in opened.iter().skip(1).chain(&self.call.compile.forced_includes) {
-            for candidate in precompiled_candidates(path) {
-                let whole = absolute(&self.call.cwd, &candidate);
-                if path_of(&whole).exists() {
-                    return Err(Unknown::because(Obstacle::PrecompiledHeader, path_of(&whole).display()));
+            self.precompiled_at(path)?;
+        }
+        Ok(())
+    }
+
+    /// gcc takes two files for one that is to be read once, by `#pragma once` or `#import`, when their contents and
+    /// times of change are the same; clang, when they are links to one another.
+    fn twins(&self, scanned: &[(&Vec<u8>, Arc<Directives>)]) -> Result<(), Unknown> {
+        let Some(twin) = &self.twin else { return Ok(()) };
+        let imports = |include: &Include| include.kind == IncludeKind::Import;
+        let imported = scanned.iter().any(|(_, directives)| directives.includes.iter().any(imports));
+        let contents = std::fs::read(twin).unwrap_or_default();
+        if imported || contents.windows(4).any(|word| word == b"once") {
+            return Err(Unknown::because(Obstacle::IdenticalFiles, twin.display()));
+        }
+        Ok(())
+    }
+
+    /// A file may not have been opened just because it is like one that was.
+    fn notice_twin(&mut self, path: &Path, size: u64, signature: &Signature) {
+        let alike = self.by_size.get(&size).is_some_and(|taken| !taken.contains(signature));
+        if alike
+            && let Ok(known) = self.files.known(path, |_, _| ())
+            && self.sources.contains_key(&known.blob.digest)
+        {
+            self.twin = Some(path.to_owned());
+        }
+    }
+
+    /// gcc takes a precompiled header for the first include of a unit, though the header itself may be elsewhere.
+    fn precompiled_first(
+        &mut self,
+        source: &[u8],
+        directives: &Directives,
+        search: &SearchDirs,
+    ) -> Result<(), Unknown> {
+        let forced: Vec<Include> =
+            self.call.compile.forced_includes.iter().map(|name| forced(name)).collect();
+        let own = directives.includes.iter().map(|include| (directory_of(source), include));
+        for (including, include) in own.chain(forced.iter().map(|include| (&b""[..], include))) {
+            for candidate in candidates(include, including, search) {
+                self.precompiled_at(&candidate)?;
+                if path_of(&absolute(&self.call.cwd, &candidate)).is_file() {
+                    break;
                 }
-                self.absent.insert(whole);
             }
+        }
+        Ok(())
+    }
+
+    fn precompiled_at(&mut self, header: &[u8]) -> Result<(), Unknown> {
+        for candidate in precompiled_candidates(header) {
+            let whole = absolute(&self.call.cwd, &candidate);
+            if path_of(&whole).exists() {
+                return Err(Unknown::because(Obstacle::PrecompiledHeader, path_of(&whole).display()));
+            }
+            self.absent.insert(whole);
         }
         Ok(())
     }
@@ -365,10 +462,13 @@ impl<'a> Finder<'a> {
                 continue;
             }
             if !self.present.contains(&whole) {
-                if !path_of(&whole).is_file() {
+                let Some(meta) = std::fs::metadata(path_of(&whole)).ok().filter(|meta| meta.is_file()) else {
                     self.absent.insert(whole);
                     continue;
-                }
+                };
+                let signature = Signature::of(&meta);
+                self.newest_ns = self.newest_ns.max(signature.changed_ns());
+                self.notice_twin(path_of(&whole), meta.len(), &signature);
                 self.present.insert(whole);
             }
             if only_probed {
@@ -387,6 +487,20 @@ fn path_of(bytes: &[u8]) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
+/// The directory of an including file as the compiler has it: up to the last slash.
+fn directory_of(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|&b| b == b'/').map_or(b"", |slash| &path[..=slash])
+}
+
+/// What `-include` asks for.
+fn forced(name: &[u8]) -> Include {
+    Include { kind: IncludeKind::Include, form: Form::Quote, name: name.to_vec() }
+}
+
 fn absolute(cwd: &Path, path: &[u8]) -> Vec<u8> {
     cwd.join(path_of(path)).into_os_string().into_vec()
 }
+
+#[cfg(test)]
+#[path = "inputs_tests.rs"]
+mod tests;

@@ -14,6 +14,8 @@ use std::{
 
 use barn_protocol::{Entry, Tree, TreePath, path::TreePathError, tree::TreeError};
 
+use super::files::Signature;
+
 /// Most symbolic links followed for one path, as in Linux (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
 
@@ -76,6 +78,7 @@ enum Step {
 pub struct Layout {
     tree: Tree,
     directories: HashMap<Vec<u8>, TreePath>,
+    newest_link_ns: i128,
 }
 
 impl Layout {
@@ -112,6 +115,11 @@ impl Layout {
     /// When the tree does not take it.
     pub fn add(&mut self, real: TreePath, entry: Entry) -> Result<(), LayoutError> {
         Ok(self.tree.insert(real, entry)?)
+    }
+
+    /// When the newest of the links on the way was made, in nanoseconds since 1970.
+    pub fn newest_link_ns(&self) -> i128 {
+        self.newest_link_ns
     }
 
     /// The tree of everything recorded.
@@ -163,8 +171,10 @@ impl Layout {
         }
         let host = host_path(path);
         let fail = |source| LayoutError::Io { path: host.clone(), source };
-        let kind = fs::symlink_metadata(&host).map_err(fail)?.file_type();
+        let meta = fs::symlink_metadata(&host).map_err(fail)?;
+        let kind = meta.file_type();
         if kind.is_symlink() {
+            self.newest_link_ns = self.newest_link_ns.max(Signature::of(&meta).changed_ns());
             let target = fs::read_link(&host).map_err(fail)?.into_os_string().into_vec();
             self.tree.insert(path.clone(), Entry::Symlink { target: target.clone() })?;
             return Ok(Step::Link(target));

@@ -42,18 +42,8 @@ impl LocalRun {
             story.tell(format!("compiled here, not kept: {:?}", compiled.ended));
             return story.end("local");
         }
-        match take_in(&requester, &prepared, compiled, outputs) {
-            Ok(result) => {
-                let record = ActionRecord {
-                    key: prepared.key,
-                    result: result.clone(),
-                    producer: requester.identity.id(),
-                    sandboxed: false,
-                    epoch: requester.roster.epoch(),
-                };
-                requester.remember(&prepared, &result, &record.sign(&requester.identity));
-                story.tell("compiled here and kept".to_owned());
-            }
+        match keep(&requester, &prepared, compiled, outputs) {
+            Ok(()) => story.tell("compiled here and kept".to_owned()),
             Err(why) => story.tell(format!("compiled here, not kept: {why}")),
         }
         story.end("local");
@@ -65,6 +55,26 @@ impl LocalRun {
         story.tell("compiled here; the wrapper ended without a report".to_owned());
         story.end("local");
     }
+}
+
+fn keep(
+    requester: &Requester,
+    prepared: &Prepared,
+    compiled: &Compiled,
+    outputs: Vec<File>,
+) -> Result<(), String> {
+    let result = take_in(requester, prepared, compiled, outputs)?;
+    if prepared.claim.is_disturbed() {
+        return Err("another compile wrote to the same output".to_owned());
+    }
+    let record = ActionRecord {
+        key: prepared.key,
+        result: result.clone(),
+        producer: requester.identity.id(),
+        sandboxed: false,
+        epoch: requester.roster.epoch(),
+    };
+    requester.remember(prepared, &result, &record.sign(&requester.identity))
 }
 
 /// Copies the outputs into the store.

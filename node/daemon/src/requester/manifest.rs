@@ -5,7 +5,11 @@
 //! directory, outputs and the source's own contents. It holds if every file still has its contents, every
 //! link its target, every directory is there, and nothing has appeared where something was probed in vain.
 
-use std::{fs, os::unix::ffi::OsStringExt as _, path::PathBuf};
+use std::{
+    fs,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
 
 use barn_protocol::{Action, ActionKey, Digest, Entry, Tree, canonical::Canonical};
 use serde::{Deserialize, Serialize};
@@ -47,22 +51,31 @@ impl Manifest {
 
     /// Why the manifest does not hold any more; `None` if it does.
     pub(super) fn broken_by(&self, files: &Files) -> Option<String> {
-        let changed = self.inputs.iter().find(|(path, entry)| {
-            let host = host_path(path);
-            !match entry {
-                Entry::File { digest, .. } => files.is_still(&host, digest),
-                Entry::Symlink { target } => {
-                    fs::read_link(&host).is_ok_and(|now| now.into_os_string().into_vec() == *target)
-                }
-                Entry::Directory => fs::symlink_metadata(&host).is_ok_and(|meta| meta.is_dir()),
-            }
-        });
-        if let Some((path, _)) = changed {
-            return Some(format!("{path} has changed"));
-        }
-        let appeared = self.absent.iter().map(|path| host_path_of(path)).find(|path| path.exists());
-        appeared.map(|path| format!("{} has appeared", path.display()))
+        difference(&self.inputs, &self.absent, |path, digest| files.is_still(path, digest))
     }
+}
+
+/// What on this machine is not as in `inputs` or is no longer `absent`; `is_still` judges the files.
+pub(super) fn difference(
+    inputs: &Tree,
+    absent: &[Vec<u8>],
+    is_still: impl Fn(&Path, &Digest) -> bool,
+) -> Option<String> {
+    let changed = inputs.iter().find(|(path, entry)| {
+        let host = host_path(path);
+        !match entry {
+            Entry::File { digest, .. } => is_still(&host, digest),
+            Entry::Symlink { target } => {
+                fs::read_link(&host).is_ok_and(|now| now.into_os_string().into_vec() == *target)
+            }
+            Entry::Directory => fs::symlink_metadata(&host).is_ok_and(|meta| meta.is_dir()),
+        }
+    });
+    if let Some((path, _)) = changed {
+        return Some(format!("{path} has changed"));
+    }
+    let appeared = absent.iter().map(|path| host_path_of(path)).find(|path| path.exists());
+    appeared.map(|path| format!("{} has appeared", path.display()))
 }
 
 fn host_path_of(path: &[u8]) -> PathBuf {
@@ -71,7 +84,7 @@ fn host_path_of(path: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::ffi::OsStrExt as _, path::Path};
+    use std::os::unix::ffi::OsStrExt as _;
 
     use barn_protocol::TreePath;
 

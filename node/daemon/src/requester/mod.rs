@@ -20,10 +20,10 @@ mod manifest;
 pub mod obstacle;
 mod remote;
 mod story;
+pub mod writers;
 
 use std::{
     fs::File,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,6 +46,7 @@ use manifest::{Manifest, manifest_key};
 use obstacle::Obstacle;
 use remote::RemoteError;
 use story::Story;
+use writers::{Claim, Writers};
 
 use crate::{
     history::History,
@@ -57,8 +58,8 @@ use crate::{
 pub enum Answer {
     /// Become the compiler.
     Exec,
-    /// Here is the result.
-    Done(Done),
+    /// Here is the result; its outputs are claimed until the wrapper has written them.
+    Done(Done, Arc<Claim>),
     /// Run the compiler and report.
     Compile(Box<LocalRun>),
 }
@@ -92,6 +93,8 @@ pub struct Requester {
     pub locales: Locales,
     /// Digests of files.
     pub files: Arc<Files>,
+    /// Who writes which output now.
+    pub writers: Arc<Writers>,
     /// How inputs are found.
     pub finder: DependencyRun,
     /// The counters.
@@ -107,6 +110,7 @@ struct Prepared {
     key: ActionKey,
     manifest_key: Digest,
     inputs: Inputs,
+    claim: Arc<Claim>,
 }
 
 impl Requester {
@@ -141,6 +145,7 @@ impl Requester {
 
     async fn answer_compile(self: &Arc<Self>, call: Arc<Call>, mut story: Story) -> Answer {
         story.about(&call);
+        let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
         let this = self.clone();
         let (looked_up, direct) = {
             let call = call.clone();
@@ -154,7 +159,8 @@ impl Requester {
         };
         if let Some(done) = direct.hit {
             self.count_call(&call);
-            return self.hit(&call, done, story, "the include manifest holds");
+            story.tell("hit in this machine's store: the include manifest holds".to_owned());
+            return self.hit(&call, done, claim, story);
         }
         direct.broken.iter().for_each(|why| story.tell(format!("an include manifest does not hold: {why}")));
         let inputs = match self.finder.find(call.clone()).await {
@@ -165,17 +171,20 @@ impl Requester {
         let mut action = call.stem.clone();
         action.inputs = inputs.tree.clone();
         let prepared =
-            Arc::new(Prepared { key: action.key(), action, manifest_key: looked_up, inputs, call });
+            Arc::new(Prepared { key: action.key(), action, manifest_key: looked_up, inputs, call, claim });
         story.tell(format!("found {} inputs; action {}", prepared.inputs.witnesses.len(), prepared.key));
         let this = self.clone();
         let known = prepared.clone();
         let stored = tokio::task::spawn_blocking(move || {
             let done = this.stored(&known.call, &known.key)?;
-            this.remember_manifest(&known);
+            if this.changed(&known).is_none() {
+                this.remember_manifest(&known);
+            }
             Some(done)
         });
         if let Ok(Some(done)) = stored.await {
-            return self.hit(&prepared.call, done, story, "the same action was done before");
+            story.tell("hit in this machine's store: the same action was done before".to_owned());
+            return self.hit(&prepared.call, done, prepared.claim.clone(), story);
         }
         self.stats.count(|c| c.misses += 1);
         self.stats.count_language(prepared.call.language(), |language| language.misses += 1);
@@ -189,12 +198,11 @@ impl Requester {
         });
     }
 
-    fn hit(&self, call: &Call, done: Done, mut story: Story, why: &str) -> Answer {
+    fn hit(&self, call: &Call, done: Done, claim: Arc<Claim>, story: Story) -> Answer {
         self.stats.count(|c| c.hits.local += 1);
         self.stats.count_language(call.language(), |language| language.hits += 1);
-        story.tell(format!("hit in this machine's store: {why}"));
         story.end("hit");
-        Answer::Done(done)
+        Answer::Done(done, claim)
     }
 
     /// Looks for a manifest of this source that holds.
@@ -339,14 +347,16 @@ impl Requester {
         let known = prepared.clone();
         let done = tokio::task::spawn_blocking(move || {
             let done = this.done(&known.action.outputs, &known.call, &result)?;
-            this.remember(&known, &result, &record);
-            Some(done)
+            Some((done, this.remember(&known, &result, &record)))
         });
         match done.await {
-            Ok(Some(done)) => {
-                story.tell(format!("compiled by {worker}"));
+            Ok(Some((done, kept))) => {
+                story.tell(match kept {
+                    Ok(()) => format!("compiled by {worker} and kept"),
+                    Err(why) => format!("compiled by {worker}, not kept: {why}"),
+                });
                 story.end("remote");
-                Answer::Done(done)
+                Answer::Done(done, prepared.claim.clone())
             }
             _ => {
                 self.stats.count_named(|c| &mut c.fallbacks, "store-failed");
@@ -357,24 +367,40 @@ impl Requester {
         }
     }
 
-    /// Keeps a result, unless an input changed since it was looked at.
-    fn remember(&self, prepared: &Prepared, result: &ActionResult, record: &SignedBytes) {
-        if prepared.inputs_changed() {
+    /// Keeps a result, unless something changed since it was looked at; says why not.
+    fn remember(
+        &self,
+        prepared: &Prepared,
+        result: &ActionResult,
+        record: &SignedBytes,
+    ) -> Result<(), String> {
+        if let Some(why) = self.changed(prepared) {
             self.stats.count_named(|c| &mut c.fallbacks, "input-changed");
-            return;
+            return Err(why);
         }
         let blobs: Vec<Digest> = result.blobs().map(|blob| blob.digest).collect();
         let stored = self.store.put_record(&prepared.key, &prepared.action.toolchain, record, &blobs);
         if let Err(error) = stored {
             let source = &error as &dyn std::error::Error;
             tracing::warn!(error = source, "a result was not stored");
-            return;
+            return Err(error.to_string());
         }
         self.remember_manifest(prepared);
+        Ok(())
+    }
+
+    /// What of the compiler or the inputs is not what it was when the action was prepared.
+    fn changed(&self, prepared: &Prepared) -> Option<String> {
+        let call = &prepared.call;
+        let now = self.toolchains.resolve(&call.program, &call.search_path());
+        if now.is_ok_and(|known| known.digest == prepared.action.toolchain) {
+            return prepared.inputs.changed(&self.files);
+        }
+        Some(format!("the compiler {} has changed", call.program.display()))
     }
 
     fn remember_manifest(&self, prepared: &Prepared) {
-        if !prepared.inputs.complete || prepared.inputs_changed() {
+        if !prepared.inputs.complete {
             return;
         }
         let manifest = Manifest {
@@ -401,15 +427,4 @@ impl Requester {
 struct Direct {
     hit: Option<Done>,
     broken: Vec<String>,
-}
-
-impl Prepared {
-    /// Whether any input is not what it was when it was hashed.
-    fn inputs_changed(&self) -> bool {
-        self.inputs.witnesses.iter().any(|(path, signature)| !is_unchanged(path, signature))
-    }
-}
-
-fn is_unchanged(path: &Path, signature: &files::Signature) -> bool {
-    std::fs::metadata(path).is_ok_and(|meta| files::Signature::of(&meta) == *signature)
 }

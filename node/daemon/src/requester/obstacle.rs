@@ -38,6 +38,7 @@ obstacles! {
     ComputedProbe "computed-probe" "a `__has_include` names its file by a macro"
     DependencyRun "dependency-run" "the compiler's own list of inputs could not be had; most often a header is missing"
     Embed "embed" "`#embed` reads a file that the list of inputs omits"
+    IdenticalFiles "identical-files" "inputs with the same contents are to be read once (`#pragma once`, `#import`): their times decide which"
     Incbin "incbin" "`.incbin` makes the assembler read a file"
     Input "input" "an input cannot be read, or changes while it is read"
     Internal "internal" "a fault of barn"

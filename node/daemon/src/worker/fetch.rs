@@ -25,7 +25,6 @@ use barn_mesh::{
 };
 use barn_protocol::{
     Digest, NodeId, Toolchain,
-    limits::BLOB_BYTES_MAX,
     wire::{Request, ToolchainReply},
 };
 
@@ -180,7 +179,7 @@ async fn fetch_from(shelf: &Shelf, mesh: &Mesh, peer: NodeId, transfer: &Transfe
         let digests = some.iter().map(|(digest, _)| *digest).collect();
         write_frame(&mut send, &Request::Blobs(digests)).await?;
         for (digest, size) in some {
-            crate::blobs::receive(shelf.store(), &mut recv, *digest, BLOB_BYTES_MAX).await?;
+            crate::blobs::receive(shelf.store(), &mut recv, *digest, *size).await?;
             transfer.done_bytes.fetch_add(*size, Ordering::Relaxed);
             if told.elapsed() >= TELL_EVERY {
                 told = Instant::now();

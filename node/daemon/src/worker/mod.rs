@@ -29,7 +29,6 @@ use barn_mesh::{
 };
 use barn_protocol::{
     Action, ActionRecord, Digest, Identity, NodeId, Toolchain,
-    limits::BLOB_BYTES_MAX,
     roster::Member,
     wire::{Decline, RunDone, RunFailure, RunReply},
 };
@@ -151,9 +150,10 @@ impl Worker {
             Err(why) => return write_frame(send, &RunReply::Declined(why)).await,
         };
         let need = self.missing(&action);
-        write_frame(send, &RunReply::Accepted { need: need.clone() }).await?;
-        for digest in need {
-            let blob = crate::blobs::receive(&self.store, recv, digest, BLOB_BYTES_MAX);
+        let asked = need.iter().map(|(digest, _)| *digest).collect();
+        write_frame(send, &RunReply::Accepted { need: asked }).await?;
+        for (digest, size) in need {
+            let blob = crate::blobs::receive(&self.store, recv, digest, size);
             tokio::time::timeout(BLOB_WAIT, blob).await.map_err(|_| StreamError::Stalled(BLOB_WAIT))??;
         }
         self.stats.count_peer(&peer.name, |traffic| traffic.received += 1);
@@ -214,12 +214,12 @@ impl Worker {
         });
     }
 
-    /// The action's blobs that are not here, each once.
-    fn missing(&self, action: &Action) -> Vec<Digest> {
-        let mut need: Vec<Digest> =
-            action.inputs.blobs().map(|(digest, _)| digest).filter(|d| !self.store.contains(d)).collect();
+    /// The action's blobs that are not here, each once, with the sizes that were added up when it was admitted.
+    fn missing(&self, action: &Action) -> Vec<(Digest, u64)> {
+        let mut need: Vec<(Digest, u64)> =
+            action.inputs.blobs().filter(|(digest, _)| !self.store.contains(digest)).collect();
         need.sort_unstable();
-        need.dedup();
+        need.dedup_by_key(|(digest, _)| *digest);
         need
     }
 
