@@ -109,7 +109,7 @@ impl Mesh {
     /// Replaces the node of `host` by a new one, which remembers none of its peers' failures, and waits until it
     /// sees all of `others`.
     pub fn renew(&self, host: &Host, others: &[&Host]) {
-        host.barn_text(["stop"]).unwrap();
+        host.kill_node().unwrap();
         start_node(host);
         let mut all = others.to_vec();
         all.push(host);

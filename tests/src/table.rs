@@ -60,9 +60,13 @@ impl Desk {
         let ran = self.plain(line);
         let plain = Seen { ran, files: snapshot(&self.at("")) };
         let mut faults = String::new();
+        let mut before = self.counts();
         for (round, is_first) in [("first time", true), ("second time", false)] {
             self.lay(tree);
-            let (ran, counts) = self.counted(line);
+            let ran = self.sh(line);
+            let now = self.counts();
+            let counts = now.since(&before);
+            before = now;
             let seen = Seen { ran, files: snapshot(&self.at("")) };
             let found = differences(compare, &plain, &seen);
             if !found.is_empty() {
@@ -70,7 +74,7 @@ impl Desk {
             }
             let expected = expect.counts(is_first);
             if counts != expected {
-                let _ = write!(faults, "-- {round}: expected {}\n", shown(&expected));
+                let _ = writeln!(faults, "-- {round}: expected {}", shown(&expected));
                 let _ = write!(faults, "counted {}\n{}", shown(&counts), self.barn(&["explain"]).out());
             }
         }

@@ -54,7 +54,7 @@ fn existing_outputs() {
         TREE,
         &[
             ("touch x.o; $B $CC -c x.c", Hit),
-            ("touch x.o; chmod 400 x.o; $B $CC -c x.c", Hit),
+            ("touch x.o; chmod 600 x.o; $B $CC -c x.c", Hit),
             ("touch x.o; chmod 755 x.o; $B $CC -c x.c", Hit),
             ("ln -s out/real.o x.o; $B $CC -c x.c", Hit),
             ("touch out/real.o; ln -s out/real.o x.o; $B $CC -c x.c", Hit),
@@ -130,7 +130,7 @@ fn what_is_not_there() {
             ("$B $CC -xc -c out -o x.o", Local("source")),
             ("$B $CC -c x.c -Inone", Hit),
             ("$B $CC -c x.c -include none.h", Local("dependency-run")),
-            ("chmod 000 x.h; $B $CC -c x.c", Hit),
+            ("chmod 400 x.h; $B $CC -c x.c", Hit),
             ("mkdir gone; cd gone; rmdir ../gone; $B $CC -c ../x.c", Unasked),
         ],
     );
@@ -271,7 +271,10 @@ fn awkward_names() {
         &[
             ("mkdir 'a b'; cp x.c x.h 'a b'; cd 'a b'; $B $CC -g -c x.c -MD", Hit),
             ("cp x.c 'it'\\''s \"x\" $.c'; $B $CC -Wall -c 'it'\\''s \"x\" $.c' -o 'q \"o.o'", Hit),
-            ("cp x.c \"$(printf 'a\\nb.c')\"; $B $CC -Wall -c \"$(printf 'a\\nb.c')\" -o nl.o", Local("dependency-run")),
+            (
+                "cp x.c \"$(printf 'a\\nb.c')\"; $B $CC -Wall -c \"$(printf 'a\\nb.c')\" -o nl.o",
+                Local("dependency-run"),
+            ),
             ("cp x.c \"$(printf 'a\\377.c')\"; $B $CC -Wall -g -c \"$(printf 'a\\377.c')\"", Hit),
             ("mkdir \"$(printf 'd\\377')\"; cp x.[ch] d*; cd d*; $B $CC -Wall -g -c x.c", Hit),
             ("cp x.c ./-dash.c; $B $CC -c ./-dash.c -o ./-dash.o", Hit),
@@ -281,7 +284,10 @@ fn awkward_names() {
             ("d=$(seq -s/ 1 40); mkdir -p $d; cp x.c x.h $d; cd $d; $B $CC -g -c x.c", Hit),
             ("$B $CC -c x.c $(seq -f -DMACRO%g 1 5000)", Hit),
             ("seq -f -DMACRO%g 1 5000 > args; $B $CC -c x.c @args", Hit),
-            ("seq -f -DA_LONG_NAME_FOR_A_MACRO_%g 1 40000 > args; $B $CC -c x.c @args", Local("too-many-arguments")),
+            (
+                "seq -f -DA_LONG_NAME_FOR_A_MACRO_%g 1 40000 > args; $B $CC -c x.c @args",
+                Local("too-many-arguments"),
+            ),
         ],
     );
 }
@@ -293,7 +299,10 @@ fn through_links_and_other_directories() {
         &[
             ("PATH=$M:$PATH $CC -Wall -c x.c", Hit),
             ("PATH=$M:$PATH; export PATH; $CXX -c plus.cc", Hit),
-            ("PATH=$M:$PATH; export PATH; $CC x.c main.c -o main && ./main; echo $?", Local("compile-and-link")),
+            (
+                "PATH=$M:$PATH; export PATH; $CC x.c main.c -o main && ./main; echo $?",
+                Local("compile-and-link"),
+            ),
             ("${B:+$B --} $CC -c x.c", Hit),
             ("$B /usr/bin/$CC -Wall -c x.c", Hit),
             ("cd out; ln -s /usr/bin/$CC cc; cd ../inc; $B ../out/cc -Wall -c ../x.c", Local("layout")),
@@ -301,6 +310,26 @@ fn through_links_and_other_directories() {
             ("ln -s /usr/bin/$CC cc; $B ./cc -Wall -c x.c", Hit),
             ("mkdir real; cp x.c x.h real; ln -s real link; cd link; $B $CC -g -c x.c", CacheOnly),
             ("mkdir real; cp x.c x.h real; ln -s real link; $B $CC -g -c link/x.c -o link/x.o", Hit),
+        ],
+    );
+}
+
+/// By the names that a distribution gives them; `cc` and `c++` are its alternatives.
+#[test]
+fn names_of_compilers() {
+    Desk::new().table(
+        TREE,
+        &[
+            ("$B cc -Wall -c x.c", Hit),
+            ("$B c++ -Wall -c plus.cc", Hit),
+            ("$B gcc-12 -Wall -c x.c", Hit),
+            ("$B x86_64-linux-gnu-gcc -Wall -c x.c", Hit),
+            ("$B clang-14 -Wall -c x.c", Hit),
+            ("$B clang++-14 -c plus.cc", Hit),
+            ("PATH=$M:$PATH; export PATH; cc -Wall -c x.c", Hit),
+            ("PATH=$M:$PATH; export PATH; c++ -c plus.cc", Hit),
+            ("$B cpp x.c -o out/x.i", Other),
+            ("$B gcc-ar rc out/lib.a x.c", Local("unknown-compiler")),
         ],
     );
 }

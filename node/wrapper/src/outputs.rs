@@ -2,8 +2,8 @@
 //!
 //! Each output is first written to a temporary file in its own directory, with the mode that the umask gives; only
 //! when all are whole are they renamed to their names. A target that is not what the compiler would simply replace
-//! (a symlink, a device, a file of another owner or mode or with a second name) is an error: what a compiler does to those differs from
-//! one compiler and one output to the next, so the caller lets the compiler itself do it.
+//! (a symlink, a device, a file of another owner or mode or with a second name) is an error: what a compiler does to
+//! those differs from one compiler and one output to the next, so the caller lets the compiler itself do it.
 
 use std::{
     ffi::OsStr,
