@@ -36,6 +36,12 @@ pub(super) fn form(office: &Office) -> Result<Duration, Failure> {
         host.barn_text(["join", token.as_str()])?;
     }
     let joined = Instant::now();
+    meet(office)?;
+    Ok(joined.elapsed())
+}
+
+/// Waits until every host sees every other.
+pub(super) fn meet(office: &Office) -> Result<(), Failure> {
     let others = office.hosts().len() - 1;
     for host in office.hosts() {
         let mut seen = 0;
@@ -46,7 +52,7 @@ pub(super) fn form(office: &Office) -> Result<Duration, Failure> {
         let what = format!("{} to see the other {others}", host.name());
         office.wait_until(SIGHT_LIMIT, &what, all).map_err(|error| format!("{error}; it sees {seen}"))?;
     }
-    Ok(joined.elapsed())
+    Ok(())
 }
 
 /// The peers a status knows the cores of: they have been in touch.

@@ -1,8 +1,11 @@
 //! The command line of `testnet`.
 
+mod bench;
+mod counts;
 mod demo;
 mod mesh;
 mod order;
+mod project;
 mod signals;
 mod up;
 
@@ -30,6 +33,13 @@ enum Verb {
     Up(up::Options),
     /// Build a real project across an office, compare with a local build, and say how it went
     Demo(demo::Options),
+    /// Measure what a hit costs, beside ccache and the bare compiler
+    BenchHit(bench::HitOptions),
+    /// Measure what a remote compile costs, beside distcc, icecream and the bare compiler
+    BenchRemote(bench::RemoteOptions),
+    /// Run commands here and time them: what the benchmarks start on their hosts
+    #[command(hide = true)]
+    Meter,
     /// Remove what crashed offices left behind
     Clean,
 }
@@ -71,6 +81,9 @@ pub(crate) fn run() -> ExitCode {
     let result = signals::end_on_signal().and_then(|()| match cli.verb {
         Verb::Up(options) => up::run(&options).map(|()| ExitCode::SUCCESS),
         Verb::Demo(options) => demo::run(&options),
+        Verb::BenchHit(options) => bench::hit(&options).map(|()| ExitCode::SUCCESS),
+        Verb::BenchRemote(options) => bench::remote(&options).map(|()| ExitCode::SUCCESS),
+        Verb::Meter => bench::meter().map(|()| ExitCode::SUCCESS),
         Verb::Clean => clean(),
     });
     result.unwrap_or_else(|failure| {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use barn_testnet::Host;
 
 use super::Failure;
-use super::project::{Language, Project, Unit};
+use crate::cli::project::{Language, Project, Unit};
 
 /// A compile that takes longer has hung; the longest takes about 15 s on half a core.
 const COMPILE_LIMIT: Duration = Duration::from_secs(300);

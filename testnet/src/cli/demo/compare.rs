@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Failure;
 use super::build::Build;
-use super::project::Project;
+use crate::cli::project::Project;
 
 /// What a comparison of two builds found.
 #[derive(Debug, Default)]

@@ -6,9 +6,7 @@
 
 mod build;
 mod compare;
-mod counts;
 mod picture;
-mod project;
 mod summary;
 
 use std::fs;
@@ -19,11 +17,11 @@ use std::sync::atomic::AtomicUsize;
 use barn_testnet::Office;
 use clap::Args;
 
+use super::counts::Counts;
+use super::project::Project;
 use super::{Failure, OfficeOptions, mesh};
 use build::{Build, Compiler};
-use counts::Counts;
 use picture::Picture;
-use project::Project;
 use summary::Summary;
 
 /// How the demonstration shall go.

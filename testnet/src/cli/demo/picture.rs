@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use barn_testnet::{Host, Office};
 
 use super::build::Compiler;
-use super::counts::Counts;
+use crate::cli::counts::Counts;
 
 /// On a terminal; asking the node costs the requester a few milliseconds of its quota.
 const PERIOD: Duration = Duration::from_millis(500);

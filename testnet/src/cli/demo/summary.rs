@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::compare::Comparison;
-use super::counts::Counts;
+use crate::cli::counts::Counts;
 
 /// Differences that are listed; more than these are only counted.
 const LISTED_MAX: usize = 20;

@@ -1,4 +1,4 @@
-//! The code base of the demonstration: the C and C++ sources that four published crates carry, fetched with
+//! The code base of the demonstration and the benchmarks: the C and C++ sources that four published crates carry, fetched with
 //! cargo. Together they are what a small encrypted key-value store with scripting would be made of.
 
 use std::fmt;

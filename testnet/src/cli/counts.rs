@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::Failure;
 
-/// The part of the statistics that the demonstration tells about.
+/// The part of the statistics that the demonstration and the benchmarks tell about.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) hits: Hits,
