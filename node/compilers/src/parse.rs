@@ -1,7 +1,7 @@
 //! One walk over the arguments, by the flag tables.
 //!
 //! The walk collects what the flags mean and judges nothing that depends on more than one of them; that
-//! is [`crate::classify`]'s part. Of several reasons to stay local the first counts.
+//! is [`crate::classify()`]'s part. Of several reasons to stay local the first counts.
 
 use crate::color::ColorRule;
 use crate::compile::{Mode, SideKind};
