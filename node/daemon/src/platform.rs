@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{close_inherited_on_exec, is_alive, tick_ns};
+pub(crate) use linux::{close_inherited_on_exec, is_alive, is_fine, tick_ns};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -24,6 +24,25 @@ mod linux {
         // SAFETY: `now` is a valid timespec for the call's duration. It cannot fail for a clock that exists.
         unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut now) };
         i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+    }
+
+    /// Whether the file system that holds this file or directory is on this machine, keeps times as fine as the
+    /// kernel's tick, and changes a directory's times whenever a name comes or goes. Network file systems, FUSE and
+    /// whatever is not known are not.
+    pub(crate) fn is_fine(file: &impl std::os::fd::AsFd) -> bool {
+        use nix::sys::statfs::{
+            BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, F2FS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC,
+            XFS_SUPER_MAGIC, fstatfs,
+        };
+        let fine = [
+            BTRFS_SUPER_MAGIC,
+            EXT4_SUPER_MAGIC,
+            F2FS_SUPER_MAGIC,
+            OVERLAYFS_SUPER_MAGIC,
+            TMPFS_MAGIC,
+            XFS_SUPER_MAGIC,
+        ];
+        fstatfs(file).is_ok_and(|found| fine.contains(&found.filesystem_type()))
     }
 
     /// Whether the process runs; a zombie does not.

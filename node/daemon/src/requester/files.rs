@@ -9,21 +9,28 @@ use std::{
     collections::HashMap,
     fs,
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    sync::Mutex,
-    time::{SystemTime, UNIX_EPOCH},
+    os::{
+        fd::AsFd,
+        unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    },
+    path::Path,
+    sync::{Mutex, MutexGuard},
 };
 
 use barn_protocol::{Digest, action::Blob, limits::BLOB_BYTES_MAX};
 
-/// Files whose digests are remembered; at about 200 bytes each, some 50 MB.
-const FILES_MAX: usize = 262_144;
-/// Times within this of the moment of reading are not trusted: network and older file systems keep whole or
-/// even seconds.
-const RACY_NS: i128 = 2_000_000_000;
+use crate::platform::{is_fine, tick_ns};
 
-/// What `stat` says of a file's contents.
+/// Files whose digests are remembered; at about 250 bytes each, some 30 MB.
+const FILES_MAX: usize = 131_072;
+/// Times within this of the moment of reading are not trusted where the file system keeps the kernel's own time, of
+/// which a tick lasts 10 ms at most; twice that.
+const RACY_FINE_NS: i128 = 20_000_000;
+/// The same for all others: network and older file systems keep whole or even seconds.
+const RACY_NS: i128 = 2_000_000_000;
+const SECOND_NS: i128 = 1_000_000_000;
+
+/// What `stat` says of the contents of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signature {
     dev: u64,
@@ -41,8 +48,8 @@ impl Signature {
             dev: meta.dev(),
             ino: meta.ino(),
             size: meta.size(),
-            mtime_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
-            ctime_ns: i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec()),
+            mtime_ns: i128::from(meta.mtime()) * SECOND_NS + i128::from(meta.mtime_nsec()),
+            ctime_ns: i128::from(meta.ctime()) * SECOND_NS + i128::from(meta.ctime_nsec()),
             executable: meta.mode() & 0o111 != 0,
         }
     }
@@ -50,12 +57,29 @@ impl Signature {
     /// When the file or its name was changed last, in nanoseconds since 1970. Nobody can set this time. The end of the
     /// second where a file system keeps whole seconds only.
     pub fn changed_ns(&self) -> i128 {
-        let whole_seconds = self.ctime_ns % 1_000_000_000 == 0;
-        if whole_seconds { self.ctime_ns + 999_999_999 } else { self.ctime_ns }
+        if self.is_coarse() { self.ctime_ns + SECOND_NS - 1 } else { self.ctime_ns }
     }
 
-    fn is_racy(&self, read_at_ns: i128) -> bool {
-        self.mtime_ns.max(self.ctime_ns) + RACY_NS > read_at_ns
+    /// When the contents were changed last, in nanoseconds since 1970, as far as the file's owner tells the truth.
+    pub fn mtime_ns(&self) -> i128 {
+        self.mtime_ns
+    }
+
+    /// Device and inode.
+    pub fn identity(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
+    /// Whether what was read at `read_at_ns` from `file`, which had this signature before, may have changed since
+    /// without a change of the signature.
+    pub(super) fn is_racy(&self, file: &impl AsFd, read_at_ns: i128) -> bool {
+        let window = if !self.is_coarse() && is_fine(file) { RACY_FINE_NS } else { RACY_NS };
+        self.mtime_ns.max(self.ctime_ns) + window > read_at_ns
+    }
+
+    /// Whether the time has no part of a second, as on ext4 with small inodes.
+    fn is_coarse(&self) -> bool {
+        self.ctime_ns % SECOND_NS == 0
     }
 }
 
@@ -74,7 +98,7 @@ pub struct Known {
 /// The remembered files. Shared by all requests.
 #[derive(Debug, Default)]
 pub struct Files {
-    known: Mutex<HashMap<PathBuf, Known>>,
+    known: Mutex<HashMap<Box<[u8]>, Known>>,
 }
 
 impl Files {
@@ -84,27 +108,21 @@ impl Files {
     /// # Errors
     /// When it cannot be read, is no regular file, or is over the size limit of a blob.
     pub fn known(&self, path: &Path, on_read: impl FnOnce(&Blob, &[u8])) -> io::Result<Known> {
-        let signature = Signature::of(&regular(fs::metadata(path)?)?);
-        if let Some(known) = self.recall(path)
-            && known.signature == signature
-            && !known.racy
-        {
-            return Ok(known);
+        let signature = Signature::of(&fs::metadata(path)?);
+        self.known_as(path, &signature, on_read)
+    }
+
+    /// The same for a file of which `stat` just said `signature`.
+    pub(super) fn known_as(
+        &self,
+        path: &Path,
+        signature: &Signature,
+        on_read: impl FnOnce(&Blob, &[u8]),
+    ) -> io::Result<Known> {
+        match self.recall(path) {
+            Some(known) if known.signature == *signature && !known.racy => Ok(known),
+            _ => self.read(path, on_read),
         }
-        let read_at_ns = now_ns();
-        let mut file = fs::File::open(path)?;
-        let signature = Signature::of(&regular(file.metadata()?)?);
-        let mut contents = Vec::with_capacity(usize::try_from(signature.size).unwrap_or(0));
-        file.by_ref().take(BLOB_BYTES_MAX + 1).read_to_end(&mut contents)?;
-        if contents.len() as u64 != signature.size {
-            return Err(io::Error::other("the file changed while it was read"));
-        }
-        let blob = Blob::of(&contents);
-        on_read(&blob, &contents);
-        let known =
-            Known { blob, signature, executable: signature.executable, racy: signature.is_racy(read_at_ns) };
-        self.remember(path, known);
-        Ok(known)
     }
 
     /// Whether nothing has happened to the file at `path` since it was `known` so.
@@ -113,36 +131,56 @@ impl Files {
         same && (!known.racy || self.is_still(path, &known.blob.digest))
     }
 
-    /// Whether the file at `path` still has this digest.
-    pub fn is_still(&self, path: &Path, digest: &Digest) -> bool {
+    fn is_still(&self, path: &Path, digest: &Digest) -> bool {
         self.known(path, |_, _| ()).is_ok_and(|known| known.blob.digest == *digest)
     }
 
+    fn read(&self, path: &Path, on_read: impl FnOnce(&Blob, &[u8])) -> io::Result<Known> {
+        let read_at_ns = tick_ns();
+        // A pipe in the file's place would keep us waiting for a writer.
+        regular(&fs::metadata(path)?)?;
+        let mut file = fs::File::open(path)?;
+        let meta = file.metadata()?;
+        regular(&meta)?;
+        let signature = Signature::of(&meta);
+        let mut contents = Vec::with_capacity(usize::try_from(signature.size).unwrap_or(0));
+        file.by_ref().take(BLOB_BYTES_MAX + 1).read_to_end(&mut contents)?;
+        if contents.len() as u64 != signature.size {
+            return Err(io::Error::other("the file changed while it was read"));
+        }
+        let blob = Blob::of(&contents);
+        on_read(&blob, &contents);
+        let racy = signature.is_racy(&file, read_at_ns);
+        let known = Known { blob, signature, executable: signature.executable, racy };
+        self.remember(path, known);
+        Ok(known)
+    }
+
     fn recall(&self, path: &Path) -> Option<Known> {
-        self.known.lock().expect("no panic while the table is held").get(path).copied()
+        self.lock().get(path.as_os_str().as_bytes()).copied()
     }
 
     fn remember(&self, path: &Path, known: Known) {
-        let mut table = self.known.lock().expect("no panic while the table is held");
+        let mut table = self.lock();
         if table.len() >= FILES_MAX {
             table.clear();
         }
-        table.insert(path.to_owned(), known);
+        table.insert(path.as_os_str().as_bytes().into(), known);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Known>> {
+        self.known.lock().expect("no panic while the table is held")
     }
 }
 
-fn regular(meta: fs::Metadata) -> io::Result<fs::Metadata> {
+fn regular(meta: &fs::Metadata) -> io::Result<()> {
     if !meta.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     if meta.len() > BLOB_BYTES_MAX {
         return Err(io::Error::other("the file is over the size limit of an input"));
     }
-    Ok(meta)
-}
-
-fn now_ns() -> i128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos().cast_signed())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -154,10 +192,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.h");
         let files = Files::default();
-        for round in 0..200 {
-            fs::write(&path, format!("{:03}", round)).unwrap();
+        for round in 0..2000 {
+            fs::write(&path, format!("{round:04}")).unwrap();
             let known = files.known(&path, |_, _| ()).unwrap();
-            assert_eq!(known.blob.digest, Digest::of(format!("{:03}", round).as_bytes()));
+            assert_eq!(known.blob.digest, Digest::of(format!("{round:04}").as_bytes()));
+            assert!(files.holds(&path, &known));
+            fs::write(&path, format!("{:04}", round + 1)).unwrap();
+            assert!(!files.holds(&path, &known), "round {round}");
         }
     }
 

@@ -4,91 +4,192 @@
 //! A manifest is found by everything that is known before the compiler runs: toolchain, argv, environment,
 //! directory, outputs and the source's own contents. It holds if every file still has its contents, every
 //! link its target, every directory is there, and nothing has appeared where something was probed in vain.
+//!
+//! Paths are kept by directory, because that is how they are checked: a [`Look`] asks for each directory once,
+//! whatever the number of names in it. A manifest is read in place; nothing is copied out of its bytes.
 
-use std::{
-    fs,
-    os::unix::ffi::OsStringExt as _,
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, HashMap};
 
 use barn_protocol::{Action, ActionKey, Digest, Entry, Tree, canonical::Canonical};
 use serde::{Deserialize, Serialize};
 
-use super::{files::Files, layout::host_path};
+use super::sight::{FileId, Look, Nowhere, Place};
 
 /// Paths probed in vain that a manifest may list; a unit that includes thousands of headers through dozens of
 /// directories stays under 20,000.
 pub(super) const ABSENT_MAX: usize = 65_536;
 
+/// Paths at which nothing is, by directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Absent {
+    directories: HashMap<Vec<u8>, Vec<Vec<u8>>>,
+    len: usize,
+}
+
 /// What one compile of a source saw.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Manifest {
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest<'a> {
     /// The action it was.
-    pub action: ActionKey,
-    /// Its input tree.
-    pub inputs: Tree,
-    /// Absolute paths at which nothing was.
-    pub absent: Vec<Vec<u8>>,
+    pub(super) action: ActionKey,
+    #[serde(borrow)]
+    folders: Vec<Folder<'a>>,
+}
+
+/// What was seen in one directory.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Folder<'a> {
+    /// Its path: a real one, but for what is absent; absolute, or relative to the working directory.
+    path: &'a [u8],
+    files: Vec<(&'a [u8], Digest)>,
+    /// Names and targets.
+    links: Vec<(&'a [u8], &'a [u8])>,
+    directories: Vec<&'a [u8]>,
+    /// Names of which nothing was there. They may hold slashes.
+    absent: Vec<&'a [u8]>,
 }
 
 /// The name of the manifests of an action whose inputs are not known yet.
 pub(super) fn manifest_key(stem: &Action, source: &Digest) -> Digest {
     debug_assert!(stem.inputs.is_empty(), "the inputs are what is looked for");
-    Canonical::new("barnraise include manifest v1").digest(&stem.key().0).digest(source).finish()
+    Canonical::new("barnraise include manifest v2").digest(&stem.key().0).digest(source).finish()
 }
 
-impl Manifest {
+impl Absent {
+    /// Adds a path: absolute, or relative to the working directory. The same path twice is kept twice.
+    pub fn add(&mut self, path: &[u8]) {
+        let split = path.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1);
+        let (directory, name) = path.split_at(split);
+        self.len += 1;
+        match self.directories.get_mut(directory) {
+            Some(names) => names.push(name.to_vec()),
+            None => drop(self.directories.insert(directory.to_vec(), vec![name.to_vec()])),
+        }
+    }
+
+    /// How many paths there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The paths as they were added, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = Vec<u8>> {
+        let whole = |(directory, names): (&'_ Vec<u8>, &'_ Vec<Vec<u8>>)| {
+            names.iter().map(|name| [directory.as_slice(), name].concat()).collect::<Vec<_>>()
+        };
+        self.directories.iter().flat_map(whole)
+    }
+}
+
+impl<'a> Manifest<'a> {
+    /// The manifest of an action with these inputs.
+    pub(super) fn new(action: ActionKey, inputs: &'a Tree, absent: &'a Absent) -> Self {
+        let mut folders = BTreeMap::<&[u8], Folder<'_>>::new();
+        for (path, entry) in inputs.iter() {
+            let (directory, name) = split(path.as_bytes());
+            let folder = folders.entry(directory).or_default();
+            match entry {
+                Entry::File { digest, .. } => folder.files.push((name, *digest)),
+                Entry::Symlink { target } => folder.links.push((name, target)),
+                Entry::Directory => folder.directories.push(name),
+            }
+        }
+        for (directory, names) in &absent.directories {
+            let names = names.iter().map(Vec::as_slice);
+            folders.entry(directory).or_default().absent.extend(names);
+        }
+        let sorted = folders.into_iter().map(|(path, mut folder)| {
+            folder.path = path;
+            folder.absent.sort_unstable();
+            folder.absent.dedup();
+            folder
+        });
+        Self { action, folders: sorted.collect() }
+    }
+
     /// The manifest's bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("encoding into memory does not fail")
     }
 
-    /// A manifest as stored; `None` when it is of another version or damaged.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    /// A manifest as stored; `None` when it is damaged.
+    pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let manifest: Self = postcard::from_bytes(bytes).ok()?;
-        (manifest.absent.len() <= ABSENT_MAX).then_some(manifest)
+        let absent: usize = manifest.folders.iter().map(|folder| folder.absent.len()).sum();
+        (absent <= ABSENT_MAX).then_some(manifest)
     }
 
-    /// Why the manifest does not hold any more; `None` if it does.
-    pub(super) fn broken_by(&self, files: &Files) -> Option<String> {
-        difference(&self.inputs, &self.absent, |path, digest| files.is_still(path, digest))
+    /// Why the manifest does not hold any more, as `look` sees it; `None` if it does.
+    pub(super) fn broken_by(&self, look: &mut Look<'_>) -> Option<String> {
+        self.difference(look, |look, file, digest| {
+            look.known(file, |_, _| ()).is_ok_and(|known| known.blob.digest == *digest)
+        })
+    }
+
+    /// What is not as it was seen; `is_still` judges the files.
+    pub(super) fn difference(
+        &self,
+        look: &mut Look<'_>,
+        mut is_still: impl FnMut(&mut Look<'_>, FileId, &Digest) -> bool,
+    ) -> Option<String> {
+        self.folders.iter().find_map(|folder| folder.difference(look, &mut is_still))
     }
 }
 
-/// What on this machine is not as in `inputs` or is no longer `absent`; `is_still` judges the files.
-pub(super) fn difference(
-    inputs: &Tree,
-    absent: &[Vec<u8>],
-    is_still: impl Fn(&Path, &Digest) -> bool,
-) -> Option<String> {
-    let changed = inputs.iter().find(|(path, entry)| {
-        let host = host_path(path);
-        !match entry {
-            Entry::File { digest, .. } => is_still(&host, digest),
-            Entry::Symlink { target } => {
-                fs::read_link(&host).is_ok_and(|now| now.into_os_string().into_vec() == *target)
+impl Folder<'_> {
+    fn difference(
+        &self,
+        look: &mut Look<'_>,
+        is_still: &mut impl FnMut(&mut Look<'_>, FileId, &Digest) -> bool,
+    ) -> Option<String> {
+        let told = |name: &[u8], what| {
+            let directory = String::from_utf8_lossy(self.path);
+            let slash = if directory.ends_with('/') || directory.is_empty() { "" } else { "/" };
+            Some(format!("{directory}{slash}{} has {what}", String::from_utf8_lossy(name)))
+        };
+        for (name, digest) in &self.files {
+            match look.find_unlinked(self.path, name) {
+                Some(Place::File(file)) if is_still(look, file, digest) => {}
+                _ => return told(name, "changed"),
             }
-            Entry::Directory => fs::symlink_metadata(&host).is_ok_and(|meta| meta.is_dir()),
         }
-    });
-    if let Some((path, _)) = changed {
-        return Some(format!("{path} has changed"));
+        for name in &self.directories {
+            if !matches!(look.find_unlinked(self.path, name), Some(Place::Directory(_))) {
+                return told(name, "changed");
+            }
+        }
+        for (name, target) in &self.links {
+            if look.link_target(self.path, name).is_none_or(|now| now != *target) {
+                return told(name, "changed");
+            }
+        }
+        let appeared = self.absent.iter().find(|name| look.find(self.path, name) != Err(Nowhere::Absent));
+        appeared.and_then(|name| told(name, "appeared"))
     }
-    let appeared = absent.iter().map(|path| host_path_of(path)).find(|path| path.exists());
-    appeared.map(|path| format!("{} has appeared", path.display()))
 }
 
-fn host_path_of(path: &[u8]) -> PathBuf {
-    PathBuf::from(std::ffi::OsString::from_vec(path.to_vec()))
+/// A path of a tree as its directory and its name; the name of the root is empty.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let slash = path.iter().rposition(|&b| b == b'/').unwrap_or(0);
+    (&path[..slash.max(1)], &path[slash + 1..])
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStrExt as _;
+    use std::{
+        fs,
+        os::unix::{ffi::OsStrExt as _, fs::symlink},
+        path::Path,
+    };
 
     use barn_protocol::TreePath;
 
     use super::*;
+    use crate::requester::{files::Files, sight::Sight};
 
     fn tree_path(path: &Path) -> TreePath {
         TreePath::new(path.as_os_str().as_bytes()).unwrap()
@@ -98,25 +199,65 @@ mod tests {
     fn a_manifest_holds_until_something_it_saw_differs() {
         let dir = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(dir.path()).unwrap();
-        let (header, shadow) = (root.join("x.h"), root.join("first/x.h"));
-        fs::write(&header, "one").unwrap();
-        let entry = Entry::File { digest: Digest::of(b"one"), size: 3, executable: false };
+        let at = |name: &str| root.join(name);
+        fs::write(at("x.h"), "one").unwrap();
+        fs::create_dir(at("sub")).unwrap();
+        symlink("x.h", at("link.h")).unwrap();
         let mut inputs = Tree::new();
-        inputs.insert(tree_path(&header), entry).unwrap();
-        let manifest = Manifest {
-            action: ActionKey(Digest::of(b"key")),
-            inputs,
-            absent: vec![shadow.as_os_str().as_bytes().to_vec()],
+        for (name, entry) in [
+            ("x.h", Entry::File { digest: Digest::of(b"one"), size: 3, executable: false }),
+            ("sub", Entry::Directory),
+            ("link.h", Entry::Symlink { target: b"x.h".to_vec() }),
+        ] {
+            inputs.insert(tree_path(&at(name)), entry).unwrap();
+        }
+        let mut absent = Absent::default();
+        absent.add(at("first/x.h").as_os_str().as_bytes());
+        absent.add(at("link.h.gch").as_os_str().as_bytes());
+        absent.add(b"sub/../gone/y.h");
+        let bytes = Manifest::new(ActionKey(Digest::of(b"key")), &inputs, &absent).encode();
+        let manifest = Manifest::decode(&bytes).unwrap();
+        let (files, sight) = (Files::default(), Sight::default());
+        let check = |change: &dyn Fn(), undo: &dyn Fn(), expect: &str| {
+            // Often enough for the directories to be read and remembered.
+            for _ in 0..20 {
+                assert_eq!(manifest.broken_by(&mut Look::new(&sight, &files, &root)), None, "before {expect}");
+            }
+            change();
+            let why = manifest.broken_by(&mut Look::new(&sight, &files, &root));
+            assert!(why.as_ref().is_some_and(|why| why.ends_with(expect)), "{why:?}, not {expect}");
+            undo();
         };
-        let manifest = Manifest::decode(&manifest.encode()).unwrap();
-        let files = Files::default();
-        assert_eq!(manifest.broken_by(&files), None);
-        fs::create_dir(root.join("first")).unwrap();
-        assert_eq!(manifest.broken_by(&files), None);
-        fs::write(&shadow, "").unwrap();
-        assert!(manifest.broken_by(&files).unwrap().ends_with("first/x.h has appeared"));
-        fs::remove_file(&shadow).unwrap();
-        fs::write(&header, "two").unwrap();
-        assert!(manifest.broken_by(&files).unwrap().ends_with("x.h has changed"));
+        check(
+            &|| fs::create_dir(at("first")).and_then(|()| fs::write(at("first/x.h"), "")).unwrap(),
+            &|| fs::remove_file(at("first/x.h")).unwrap(),
+            "first/x.h has appeared",
+        );
+        check(
+            &|| fs::create_dir(at("gone")).and_then(|()| fs::create_dir(at("gone/y.h"))).unwrap(),
+            &|| fs::remove_dir_all(at("gone")).unwrap(),
+            "gone/y.h has appeared",
+        );
+        check(
+            &|| fs::write(at("x.h"), "two").unwrap(),
+            &|| fs::write(at("x.h"), "one").unwrap(),
+            "x.h has changed",
+        );
+        check(
+            &|| fs::rename(at("x.h"), at("y.h")).and_then(|()| symlink("y.h", at("x.h"))).unwrap(),
+            &|| fs::rename(at("y.h"), at("x.h")).unwrap(),
+            "x.h has changed",
+        );
+        check(
+            &|| fs::remove_file(at("link.h")).and_then(|()| symlink("./x.h", at("link.h"))).unwrap(),
+            &|| fs::remove_file(at("link.h")).and_then(|()| symlink("x.h", at("link.h"))).unwrap(),
+            "link.h has changed",
+        );
+        check(
+            &|| fs::remove_dir(at("sub")).and_then(|()| symlink("first", at("sub"))).unwrap(),
+            &|| fs::remove_file(at("sub")).and_then(|()| fs::create_dir(at("sub"))).unwrap(),
+            "sub has changed",
+        );
+        assert_eq!(Manifest::decode(&bytes[..bytes.len() - 1]), None);
     }
 }
