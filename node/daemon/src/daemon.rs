@@ -12,7 +12,13 @@ use crate::{
     history::History,
     node::{Life, Node, cores},
     offers::Offers,
-    requester::{Requester, dispatch::Dispatch, files::Files, inputs::DependencyRun},
+    requester::{
+        Requester,
+        dispatch::Dispatch,
+        files::Files,
+        inputs::{scan::IncludeScan, texts::Texts},
+        sight::Sight,
+    },
     session::Door,
     setup::Setup,
     stats::Stats,
@@ -96,7 +102,7 @@ async fn start(
     let (mesh, events) = Mesh::start(mesh_config(&setup, peers, &identity, &roster), roster.clone()).await?;
     let stats = Arc::new(Stats::open(setup.home.stats_path()));
     let history = Arc::new(History::default());
-    let files = Arc::new(Files::default());
+    let (files, sight) = (Arc::new(Files::default()), Arc::new(Sight::default()));
     let index = Arc::new(ToolchainIndex::open(&setup.home.toolchains_dir()));
     let shelf = Arc::new(Shelf::open(setup.home.clone(), store.clone()));
     let cores = cores();
@@ -118,8 +124,9 @@ async fn start(
         toolchains: index.clone(),
         locales: Locales::default(),
         files: files.clone(),
+        sight: sight.clone(),
         writers: Arc::default(),
-        finder: DependencyRun::new(files, cores as usize + 1),
+        finder: IncludeScan::new(files, sight, Arc::new(Texts::default()), stats.clone(), cores as usize + 1),
         stats: stats.clone(),
         history: history.clone(),
     });

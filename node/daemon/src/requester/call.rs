@@ -15,9 +15,10 @@ use barn_protocol::{Action, Tree, TreePath, action::Output};
 use barn_wrapper::messages::Request;
 
 use super::{
+    files::Files,
     inputs::Unknown,
-    layout::{Kind, Layout},
     obstacle::Obstacle,
+    sight::{Look, Place, Sight},
 };
 use crate::toolchain::{
     ToolchainIndex,
@@ -205,12 +206,13 @@ fn family_of(argv0: &[u8], program: &Path) -> Result<Family, Unknown> {
 
 /// Where the action writes, without links on the way, and what the user calls it.
 fn outputs(compile: &Compile, cwd: &Path) -> Result<(Vec<Output>, Vec<Vec<u8>>), Unknown> {
-    let mut layout = Layout::default();
+    let (sight, files) = (Sight::default(), Files::default());
+    let mut look = Look::new(&sight, &files, cwd);
     let main = compile.output.iter().map(|path| (path, false));
     let sides = compile.side_outputs.iter().map(|side| (&side.path, side.optional));
     let (mut outputs, mut names) = (Vec::new(), Vec::new());
     for (name, optional) in main.chain(sides) {
-        outputs.push(Output { path: output_path(&mut layout, cwd, name)?, optional });
+        outputs.push(Output { path: output_path(&mut look, cwd, name)?, optional });
         names.push(name.clone());
     }
     if outputs.is_empty() {
@@ -219,7 +221,7 @@ fn outputs(compile: &Compile, cwd: &Path) -> Result<(Vec<Output>, Vec<Vec<u8>>),
     Ok((outputs, names))
 }
 
-fn output_path(layout: &mut Layout, cwd: &Path, name: &[u8]) -> Result<TreePath, Unknown> {
+fn output_path(look: &mut Look<'_>, cwd: &Path, name: &[u8]) -> Result<TreePath, Unknown> {
     let shown = String::from_utf8_lossy(name);
     let whole = cwd.join(OsStr::from_bytes(name));
     let (Some(directory), Some(file)) = (whole.parent(), whole.file_name()) else {
@@ -228,17 +230,16 @@ fn output_path(layout: &mut Layout, cwd: &Path, name: &[u8]) -> Result<TreePath,
     let missing = |_| {
         Unknown::because(Obstacle::OutputDirectory, format_args!("the directory of {shown} is not there"))
     };
-    let found = layout.walk(cwd, directory).map_err(missing)?;
-    if found.kind != Kind::Directory {
+    let found = look.at(directory.as_os_str().as_bytes()).map_err(missing)?;
+    let Place::Directory(directory) = found else {
         return Err(Unknown::because(Obstacle::OutputDirectory, format_args!("{shown} is in no directory")));
-    }
+    };
     if fs::metadata(&whole).is_ok_and(|meta| !meta.is_file()) {
         return Err(Unknown::because(Obstacle::SpecialOutput, format_args!("{shown} is no regular file")));
     }
-    found
-        .real
-        .child(file.as_bytes())
-        .map_err(|_| Unknown::because(Obstacle::Layout, format_args!("{shown} cannot be laid out elsewhere")))
+    let odd = || Unknown::because(Obstacle::Layout, format_args!("{shown} cannot be laid out elsewhere"));
+    let real = TreePath::new(look.directory_path(directory)).map_err(|_| odd())?;
+    real.child(file.as_bytes()).map_err(|_| odd())
 }
 
 /// Whether `PWD` is an absolute name of the working directory; compilers then record it.

@@ -65,6 +65,11 @@ impl Signature {
         self.mtime_ns
     }
 
+    /// The size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Device and inode.
     pub fn identity(&self) -> (u64, u64) {
         (self.dev, self.ino)

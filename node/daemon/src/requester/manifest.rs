@@ -221,7 +221,11 @@ mod tests {
         let check = |change: &dyn Fn(), undo: &dyn Fn(), expect: &str| {
             // Often enough for the directories to be read and remembered.
             for _ in 0..20 {
-                assert_eq!(manifest.broken_by(&mut Look::new(&sight, &files, &root)), None, "before {expect}");
+                assert_eq!(
+                    manifest.broken_by(&mut Look::new(&sight, &files, &root)),
+                    None,
+                    "before {expect}"
+                );
             }
             change();
             let why = manifest.broken_by(&mut Look::new(&sight, &files, &root));

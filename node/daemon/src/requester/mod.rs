@@ -20,6 +20,7 @@ mod local;
 mod manifest;
 pub mod obstacle;
 mod remote;
+pub mod sight;
 mod story;
 pub mod writers;
 
@@ -41,11 +42,12 @@ pub use call::Call;
 use call::{Understood, understand};
 use dispatch::{Dispatch, Ticket, Verdict};
 use files::Files;
-use inputs::{DependencyRun, FindInputs as _, Inputs, Unknown};
+use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 pub use local::LocalRun;
 use manifest::{Manifest, manifest_key};
 use obstacle::Obstacle;
 use remote::RemoteError;
+use sight::{Look, Sight};
 use story::Story;
 use writers::{Claim, Writers};
 
@@ -94,10 +96,12 @@ pub struct Requester {
     pub locales: Locales,
     /// Digests of files.
     pub files: Arc<Files>,
+    /// What directories hold.
+    pub sight: Arc<Sight>,
     /// Who writes which output now.
     pub writers: Arc<Writers>,
     /// How inputs are found.
-    pub finder: DependencyRun,
+    pub finder: IncludeScan,
     /// The counters.
     pub stats: Arc<Stats>,
     /// What `barn explain` tells.
@@ -168,6 +172,9 @@ impl Requester {
             Ok(inputs) => inputs,
             Err(reason) => return self.exec(story, &reason),
         };
+        if let Some(why) = &inputs.not_scanned {
+            story.tell(format!("asked the compiler what it includes: {} ({})", why.detail, why.name));
+        }
         self.count_call(&call);
         let mut action = call.stem.clone();
         action.inputs = inputs.tree.clone();
@@ -214,8 +221,9 @@ impl Requester {
         })?;
         let key = manifest_key(&call.stem, &known.blob.digest);
         let mut direct = Direct::default();
+        let mut look = Look::new(&self.sight, &self.files, &call.cwd);
         for manifest in self.store.manifests(&key).iter().filter_map(|bytes| Manifest::decode(bytes)) {
-            match manifest.broken_by(&self.files) {
+            match manifest.broken_by(&mut look) {
                 None => {
                     direct.hit = self.stored(call, &manifest.action);
                     break;
@@ -395,7 +403,8 @@ impl Requester {
         let call = &prepared.call;
         let now = self.toolchains.resolve(&call.program, &call.search_path());
         if now.is_ok_and(|known| known.digest == prepared.action.toolchain) {
-            return prepared.inputs.changed(&self.files);
+            let mut look = Look::new(&self.sight, &self.files, &call.cwd);
+            return prepared.inputs.changed(&self.files, &mut look);
         }
         Some(format!("the compiler {} has changed", call.program.display()))
     }
@@ -404,11 +413,7 @@ impl Requester {
         if !prepared.inputs.complete {
             return;
         }
-        let manifest = Manifest {
-            action: prepared.key,
-            inputs: prepared.inputs.tree.clone(),
-            absent: prepared.inputs.absent.clone(),
-        };
+        let manifest = prepared.inputs.manifest(prepared.key);
         let toolchain = &prepared.action.toolchain;
         if let Err(error) = self.store.put_manifest(&prepared.manifest_key, toolchain, &manifest.encode()) {
             let source = &error as &dyn std::error::Error;

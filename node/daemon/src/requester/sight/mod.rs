@@ -460,7 +460,8 @@ impl<'a> Look<'a> {
             return None;
         }
         directory.asked = 0;
-        let learn = |snapshot, worth| sight.remember(&directory.real, Remembered { snapshot, asked: 0, worth });
+        let learn =
+            |snapshot, worth| sight.remember(&directory.real, Remembered { snapshot, asked: 0, worth });
         let snapshot = match Snapshot::read(path_of(&directory.real)) {
             Reading::Lasting(snapshot) => {
                 let snapshot = Arc::new(snapshot);

@@ -76,7 +76,8 @@ impl Snapshot {
     }
 
     fn try_read(path: &Path, read_at_ns: i128) -> io::Result<Option<Reading>> {
-        let file = File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)?;
+        let file =
+            File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)?;
         let meta = file.metadata()?;
         // On others, such as NFS and FUSE, names may come and go without a trace in the directory's times.
         if !meta.is_dir() || !is_fine(&file) {
@@ -134,7 +135,9 @@ impl Snapshot {
 /// Whether the directory takes `A` for `a`, so that its list of names does not tell what can be opened.
 fn folds_case(path: &Path, names: &HashMap<Box<[u8]>, Sort>) -> bool {
     let swapped = |name: &[u8]| -> Vec<u8> {
-        name.iter().map(|b| if b.is_ascii_lowercase() { b.to_ascii_uppercase() } else { b.to_ascii_lowercase() }).collect()
+        name.iter()
+            .map(|b| if b.is_ascii_lowercase() { b.to_ascii_uppercase() } else { b.to_ascii_lowercase() })
+            .collect()
     };
     let telling = names.keys().map(|name| swapped(name)).find(|name| !names.contains_key(name.as_slice()));
     match telling {

@@ -151,7 +151,11 @@ fn a_directory_in_anothers_place_is_seen_at_once() {
     bench.learn("a/deep");
     bench.learn("b/deep");
     for n in 0..200 {
-        assert_eq!((bench.now("a/deep/one.h"), bench.now("a/deep/two.h")), ("f".into(), "Absent".into()), "{n}");
+        assert_eq!(
+            (bench.now("a/deep/one.h"), bench.now("a/deep/two.h")),
+            ("f".into(), "Absent".into()),
+            "{n}"
+        );
         // A directory's own times do not change when one above it is moved.
         let exchange = || {
             fs::rename(bench.at("a"), bench.at("c")).unwrap();
@@ -159,7 +163,11 @@ fn a_directory_in_anothers_place_is_seen_at_once() {
             fs::rename(bench.at("c"), bench.at("b")).unwrap();
         };
         exchange();
-        assert_eq!((bench.now("a/deep/one.h"), bench.now("a/deep/two.h")), ("Absent".into(), "f".into()), "{n}");
+        assert_eq!(
+            (bench.now("a/deep/one.h"), bench.now("a/deep/two.h")),
+            ("Absent".into(), "f".into()),
+            "{n}"
+        );
         exchange();
     }
 }
@@ -218,7 +226,9 @@ fn within_one_look_a_question_has_one_answer() {
             bench.learn("inc");
         }
         let mut look = bench.look();
-        let ask = |look: &mut Look<'_>| ["inc/x.h", "inc/y.h", "inc/sub/z.h"].map(|path| short(look.at(path.as_bytes())));
+        let ask = |look: &mut Look<'_>| {
+            ["inc/x.h", "inc/y.h", "inc/sub/z.h"].map(|path| short(look.at(path.as_bytes())))
+        };
         let first = ask(&mut look);
         fs::rename(bench.at("inc/x.h"), bench.at("inc/y.h")).unwrap();
         fs::remove_dir(bench.at("inc/sub")).unwrap();
@@ -264,7 +274,8 @@ fn memory_is_bounded() {
         let learned = Remembered { snapshot: Some(snapshot.clone()), asked: 0, worth: 8 };
         bench.sight.remember(format!("/{n}").as_bytes(), learned);
         let table = bench.sight.lock();
-        let names: usize = table.directories.values().filter_map(|known| known.snapshot.as_ref()).map(|s| s.len()).sum();
+        let names: usize =
+            table.directories.values().filter_map(|known| known.snapshot.as_ref()).map(|s| s.len()).sum();
         assert_eq!(table.names, names);
         assert!(names <= NAMES_MAX);
     }
