@@ -324,7 +324,7 @@ fn apply(root: &Path, change: &Change) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
     fn answers_are_the_kernels(changes in proptest::collection::vec(change(), 1..60)) {
