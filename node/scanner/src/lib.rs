@@ -3,11 +3,23 @@
 //! See `docs/scanner.md` for the design. The scanner is pure: what lies on the disk comes in through [`Disk`], what
 //! the compiler knows by itself through [`Dialect`].
 
+mod builtin;
 mod dialect;
 mod disk;
+mod expand;
+mod expr;
+mod lex;
+mod load;
+mod mode;
+mod names;
+mod parse;
+mod run;
 mod scan;
+mod search;
+mod state;
 mod text;
 mod unit;
+mod world;
 
 pub use dialect::{Dialect, Question, Questions};
 pub use disk::{Disk, File, Look};
