@@ -2,7 +2,7 @@
 //!
 //! Everything two machines must agree on lives here: what an action is and how its key is computed
 //! ([`action`], [`canonical`]), who may take part ([`identity`], [`roster`], [`invite`]), what is said over
-//! the network ([`wire`], [`advert`]), and the decisions every node takes by itself ([`membership`],
+//! the network ([`wire`], [`delta`], [`advert`]), and the decisions every node takes by itself ([`membership`],
 //! [`placement`]).
 //!
 //! Invariant: no clock, file system, network, environment or randomness. Time and random bytes come in as
@@ -11,7 +11,9 @@
 pub mod action;
 pub mod advert;
 pub mod canonical;
+pub mod delta;
 pub mod digest;
+pub mod front;
 pub mod identity;
 pub mod invite;
 pub mod limits;
