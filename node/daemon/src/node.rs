@@ -106,6 +106,8 @@ impl Node {
             cores: cores(),
             slots: self.worker.slots(),
             free: self.worker.free(),
+            queued: 0,
+            queue_max: 0,
             toolchains,
         });
     }
