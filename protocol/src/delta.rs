@@ -269,7 +269,8 @@ mod tests {
     fn only_what_no_base_has_is_listed() {
         let one = tree(&[("/a.c", "1"), ("/h/1.h", "h1"), ("/h/2.h", "h2"), ("/h/3.h", "h3")]);
         let two = tree(&[("/b.c", "2"), ("/h/2.h", "h2"), ("/h/4.h", "h4"), ("/h/5.h", "h5")]);
-        let both = tree(&[("/c.c", "3"), ("/h/1.h", "h1"), ("/h/2.h", "h2"), ("/h/4.h", "h4"), ("/h/5.h", "h5")]);
+        let both =
+            tree(&[("/c.c", "3"), ("/h/1.h", "h1"), ("/h/2.h", "h2"), ("/h/4.h", "h4"), ("/h/5.h", "h5")]);
         check(&[], &one, None);
         check(&[two.clone()], &tree(&[("/x", "x")]), None);
         check(&[one.clone()], &one, Some(0));
@@ -303,7 +304,8 @@ mod tests {
             spans: spans.iter().map(|(skip, take)| Span { skip: *skip, take: *take }).collect(),
         };
         let none = Listing::of(Tree::new().iter());
-        let delta = |picks: Vec<Pick>, added: &Listing| TreeForm::Delta(Delta { picks, added: added.clone() });
+        let delta =
+            |picks: Vec<Pick>, added: &Listing| TreeForm::Delta(Delta { picks, added: added.clone() });
         let known = std::slice::from_ref(&base);
         let check = |form: TreeForm, expect: DeltaError| assert_eq!(resolve(&form, known), Err(expect));
         assert_eq!(resolve(&delta(vec![pick(&[(0, 2)]), pick(&[(1, 1)])], &none), known), Ok(base.clone()));

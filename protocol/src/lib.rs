@@ -2,7 +2,7 @@
 //!
 //! Everything two machines must agree on lives here: what an action is and how its key is computed
 //! ([`action`], [`canonical`]), who may take part ([`identity`], [`roster`], [`invite`]), what is said over
-//! the network ([`wire`], [`delta`], [`advert`]), and the decisions every node takes by itself ([`membership`],
+//! the network ([`wire`], [`delta`], [`known`], [`advert`]), and the decisions every node takes by itself ([`membership`],
 //! [`placement`]).
 //!
 //! Invariant: no clock, file system, network, environment or randomness. Time and random bytes come in as
@@ -16,6 +16,7 @@ pub mod digest;
 pub mod front;
 pub mod identity;
 pub mod invite;
+pub mod known;
 pub mod limits;
 pub mod membership;
 pub mod observed;
