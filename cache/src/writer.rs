@@ -43,6 +43,15 @@ impl BlobWriter {
         })
     }
 
+    /// A file of its own, for reading from the beginning what was written so far. It stays readable whatever becomes of
+    /// the blob.
+    ///
+    /// # Errors
+    /// When the file cannot be opened again.
+    pub fn reader(&self) -> io::Result<File> {
+        File::open(&self.path)
+    }
+
     /// Puts what was written into the store.
     ///
     /// # Errors

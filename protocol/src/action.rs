@@ -11,6 +11,7 @@ use crate::{
     limits::{ARGV_BYTES_MAX, OUTPUTS_BYTES_MAX, OUTPUTS_MAX, STDIO_BYTES_MAX},
     path::TreePath,
     tree::Tree,
+    wire::INLINE_BYTES_MAX,
 };
 
 /// Context string of an action record's signature.
@@ -175,6 +176,19 @@ impl ActionResult {
             Some((_, output)) if self.exit_code == 0 => Err(ResultError::Missing(output.path.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// The blobs that are sent, which are those that are not empty; `true` for those that travel inside the frame
+    /// of the result: as many, in order, as have together at most [`INLINE_BYTES_MAX`] bytes.
+    pub fn sent_blobs(&self) -> impl Iterator<Item = (Blob, bool)> {
+        let mut left = INLINE_BYTES_MAX;
+        self.blobs().filter(|blob| blob.size > 0).map(move |blob| {
+            let inline = blob.size <= left;
+            if inline {
+                left -= blob.size;
+            }
+            (blob, inline)
+        })
     }
 
     /// The blobs this result refers to.

@@ -24,6 +24,10 @@ pub struct Advert {
     pub slots: u32,
     /// How many of them are free now.
     pub free: u32,
+    /// How many actions wait there for a slot, their inputs already there or on their way.
+    pub queued: u32,
+    /// How many may; 0 when it runs nothing for others.
+    pub queue_max: u32,
     /// The toolchains it has whole, most recently used first.
     pub toolchains: Vec<Digest>,
 }
@@ -41,6 +45,7 @@ impl Advert {
         advert.version = shortened(&advert.version);
         advert.machine = shortened(&advert.machine);
         advert.free = advert.free.min(advert.slots);
+        advert.queued = advert.queued.min(advert.queue_max);
         postcard::to_stdvec(&advert).expect("encoding into memory does not fail")
     }
 
@@ -50,7 +55,10 @@ impl Advert {
             return None;
         }
         let advert: Self = postcard::from_bytes(bytes).ok()?;
-        (advert.toolchains.len() <= ADVERT_TOOLCHAINS_MAX && advert.free <= advert.slots).then_some(advert)
+        let sound = advert.toolchains.len() <= ADVERT_TOOLCHAINS_MAX
+            && advert.free <= advert.slots
+            && advert.queued <= advert.queue_max;
+        sound.then_some(advert)
     }
 }
 
@@ -72,6 +80,8 @@ mod tests {
             cores: 8,
             slots: 6,
             free: 6,
+            queued: 0,
+            queue_max: 6,
             toolchains: vec![Digest::of(b"gcc")],
         }
     }
@@ -100,6 +110,7 @@ mod tests {
     fn malformed_adverts_are_dropped() {
         let raw = |advert: &Advert| postcard::to_stdvec(advert).expect("encodes");
         assert_eq!(Advert::decode(&raw(&Advert { free: 7, ..advert() })), None);
+        assert_eq!(Advert::decode(&raw(&Advert { queued: 7, ..advert() })), None);
         let many = vec![Digest::of(b""); ADVERT_TOOLCHAINS_MAX + 1];
         assert_eq!(Advert::decode(&raw(&Advert { toolchains: many, ..advert() })), None);
         assert_eq!(Advert::decode(&raw(&Advert { version: "v".repeat(9000), ..advert() })), None);

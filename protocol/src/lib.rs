@@ -2,7 +2,7 @@
 //!
 //! Everything two machines must agree on lives here: what an action is and how its key is computed
 //! ([`action`], [`canonical`]), who may take part ([`identity`], [`roster`], [`invite`]), what is said over
-//! the network ([`wire`], [`advert`]), and the decisions every node takes by itself ([`membership`],
+//! the network ([`wire`], [`delta`], [`known`], [`advert`]), and the decisions every node takes by itself ([`membership`],
 //! [`placement`]).
 //!
 //! Invariant: no clock, file system, network, environment or randomness. Time and random bytes come in as
@@ -11,11 +11,15 @@
 pub mod action;
 pub mod advert;
 pub mod canonical;
+pub mod delta;
 pub mod digest;
+pub mod front;
 pub mod identity;
 pub mod invite;
+pub mod known;
 pub mod limits;
 pub mod membership;
+pub mod observed;
 pub mod path;
 pub mod placement;
 mod random;
@@ -27,6 +31,7 @@ pub mod wire;
 pub use action::{Action, ActionKey, ActionRecord, ActionResult};
 pub use digest::Digest;
 pub use identity::{Identity, NodeId};
+pub use observed::Observed;
 pub use path::TreePath;
 pub use toolchain::Toolchain;
 pub use tree::{Entry, Tree};

@@ -129,6 +129,12 @@ impl Tree {
         encoder.finish()
     }
 
+    /// The entries for which `taken`, in order of paths, says so. A part of a tree is a tree.
+    pub(crate) fn part(&self, taken: &[bool]) -> Self {
+        let kept = self.0.iter().zip(taken).filter(|(_, taken)| **taken);
+        Self(kept.map(|((path, entry), _)| (path.clone(), entry.clone())).collect())
+    }
+
     fn has_leaf_above(&self, path: &TreePath) -> bool {
         let mut above = path.parent();
         while let Some(directory) = above {
@@ -148,6 +154,12 @@ impl Tree {
             .skip_while(|(p, _)| p.as_bytes() < from.as_slice())
             .take(1)
             .any(|(p, _)| p != path && p.starts_with(path))
+    }
+}
+
+impl AsRef<Self> for Tree {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 

@@ -1,48 +1,116 @@
-//! The frames of the data plane, version 1.
+//! The frames of the data plane, version 2.
 //!
 //! A requester opens one bidirectional stream per request on the pooled QUIC connection and writes one
 //! [`Request`]. What follows depends on the request; the exchange is drawn in `docs/protocol.md`. A frame is a
-//! 32-bit little-endian length and that many bytes of postcard. A blob follows its [`BlobHeader`] as chunks: a codec byte
-//! (0 as is, 1 zstd), a 32-bit little-endian packed length, and the packed bytes. All chunks but the last unpack to
-//! exactly [`crate::limits::CHUNK_BYTES_MAX`] bytes, and a zstd chunk is shorter than what it unpacks to.
-//! Resetting the stream cancels.
+//! 32-bit little-endian length and that many bytes of postcard, packed with zstd if [`FRAME_PACKED`] is set in the
+//! length. A blob follows its [`BlobHeader`] as chunks: a codec byte (0 as is, 1 zstd), a 32-bit little-endian packed
+//! length, and the packed bytes. All chunks but the last unpack to exactly [`crate::limits::CHUNK_BYTES_MAX`] bytes,
+//! and a zstd chunk is shorter than what it unpacks to. Resetting the stream cancels.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
-    action::{Action, ActionResult},
+    action::{Action, Output},
+    delta::TreeForm,
     digest::Digest,
+    front::FrontCoded,
     identity::SignedBytes,
     limits::FRAME_BYTES_MAX,
+    observed::Observed,
+    path::TreePath,
     toolchain::Toolchain,
+    tree::Tree,
 };
 
 /// The data plane's protocol name in TLS (ALPN); a node of another version finds no common one.
-pub const DATA_ALPN: &[u8] = b"barn/1";
+pub const DATA_ALPN: &[u8] = b"barn/2";
 /// The join protocol's name in TLS.
 pub const JOIN_ALPN: &[u8] = b"barn-join/1";
+/// Set in a frame's length when its body is packed.
+pub const FRAME_PACKED: u32 = 1 << 31;
+
+/// Bytes of outputs inside [`RunDone::Finished`]: warnings, dependency files and small objects.
+pub const INLINE_BYTES_MAX: u64 = 64 << 10;
+/// Blobs sent without being asked for, at most: the source and a few headers of its own.
+pub const AHEAD_BLOBS_MAX: usize = 16;
+/// Those together, unpacked. Sent in vain they cost 10 ms of a 100 Mbit/s link.
+pub const AHEAD_BYTES_MAX: u64 = 128 << 10;
+/// Times a worker may ask for blobs of one action: once, and after another action that was to bring some was given
+/// up. More than that is a worker that asks in circles.
+pub const NEEDS_MAX: usize = 8;
 
 /// The first frame on a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Run this action. Answered with [`RunReply`].
-    Run(Box<Action>),
+    /// Run this action. Answered with [`RunReply`]s.
+    Run(Box<Run>),
     /// Send this toolchain's description. Answered with [`ToolchainReply`].
     Toolchain(Digest),
     /// Send these blobs of a toolchain. Answered with one [`BlobHeader`] each, in order.
     Blobs(Vec<Digest>),
 }
 
-/// A worker's first answer to [`Request::Run`], at once.
+/// An [`Action`] on the wire; its tree may be a difference to others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    toolchain: Digest,
+    program: TreePath,
+    argv: Vec<Vec<u8>>,
+    env: BTreeMap<Vec<u8>, Vec<u8>>,
+    cwd: TreePath,
+    outputs: Vec<Output>,
+    /// The input tree.
+    pub inputs: TreeForm,
+    /// The blobs that follow at once, in this order.
+    pub ahead: Vec<Digest>,
+}
+
+impl Run {
+    /// What is sent for `action`.
+    pub fn of(action: &Action, inputs: TreeForm, ahead: Vec<Digest>) -> Self {
+        Self {
+            toolchain: action.toolchain,
+            program: action.program.clone(),
+            argv: action.argv.clone(),
+            env: action.env.clone(),
+            cwd: action.cwd.clone(),
+            outputs: action.outputs.clone(),
+            inputs,
+            ahead,
+        }
+    }
+
+    /// The action, with the tree that [`Run::inputs`] stands for.
+    pub fn into_action(self, inputs: Tree) -> Action {
+        Action {
+            toolchain: self.toolchain,
+            program: self.program,
+            argv: self.argv,
+            env: self.env,
+            cwd: self.cwd,
+            inputs,
+            outputs: self.outputs,
+        }
+    }
+}
+
+/// What a worker answers to [`Request::Run`] until the compiler runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunReply {
-    /// Not here; ask another.
+    /// Not here; ask another. At once or never.
     Declined(Decline),
-    /// Send these blobs, in this order; then wait for [`RunDone`].
-    Accepted {
-        /// The blobs of the input tree that the worker lacks.
-        need: Vec<Digest>,
-    },
+    /// The tree is told by trees that are not known here: send it whole ([`TreeForm::Whole`]) on this stream. Then one
+    /// of the other answers follows.
+    UnknownBase,
+    /// Accepted, as an answer to the request; send these blobs, in this order, if any. Comes again when blobs that another
+    /// action was to bring did not come; at most [`NEEDS_MAX`] times.
+    Need(Vec<Digest>),
+    /// All inputs are here and the compiler starts now. [`RunDone`] follows.
+    Started,
+    /// It was accepted but cannot be started.
+    Failed(RunFailure),
 }
 
 /// Why a worker declines.
@@ -62,16 +130,17 @@ pub enum Decline {
     Unfit,
 }
 
-/// A worker's last frame for a run; on success the blobs of the result follow in the order of
-/// [`ActionResult::blobs`].
+/// A worker's last frame for a run; on success the blobs of the result follow that are not inside, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunDone {
     /// The compiler ran to its end.
     Finished {
-        /// What it did.
-        result: ActionResult,
-        /// The worker's signed record of it.
+        /// The worker's signed [`crate::ActionRecord`], with the result.
         record: SignedBytes,
+        /// The blobs that [`crate::ActionResult::sent_blobs`] says are inside, in order.
+        inline: Vec<Bytes>,
+        /// What the compiler opened and looked for in vain, if the worker could watch it.
+        observed: Option<Sighting>,
     },
     /// It did not; the requester runs the action elsewhere or locally.
     Failed(RunFailure),
@@ -116,6 +185,75 @@ pub enum BlobHeader {
     },
     /// The sender does not have it.
     Absent(Digest),
+}
+
+/// Bytes in a frame, copied as a whole.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bytes(pub Vec<u8>);
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bytes({})", self.0.len())
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Bytes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes(bytes.to_vec()))
+            }
+        }
+        deserializer.deserialize_bytes(Visitor)
+    }
+}
+
+/// An [`Observed`] on the wire: the files opened as distances, the paths front-coded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    opened: Vec<u32>,
+    in_vain: FrontCoded,
+}
+
+impl From<&Observed> for Sighting {
+    fn from(observed: &Observed) -> Self {
+        let mut before = 0;
+        let distances = observed.opened().iter().map(|index| {
+            let distance = index - before;
+            before = *index;
+            distance
+        });
+        Self {
+            opened: distances.collect(),
+            in_vain: FrontCoded::of(observed.in_vain().iter().map(Vec::as_slice)),
+        }
+    }
+}
+
+impl Sighting {
+    /// What was observed; `None` if it is malformed or over its limits.
+    pub fn observed(&self) -> Option<Observed> {
+        let mut before = 0_u32;
+        let mut opened = Vec::with_capacity(self.opened.len());
+        for distance in &self.opened {
+            before = before.checked_add(*distance)?;
+            opened.push(before);
+        }
+        Observed::new(opened, self.in_vain.unfold().ok()?).ok()
+    }
 }
 
 /// A frame that cannot be read or written.
@@ -163,5 +301,53 @@ mod tests {
         body.push(0);
         assert_eq!(decode::<Decline>(&body), Err(FrameError::Malformed));
         assert_eq!(decode::<Decline>(&[]), Err(FrameError::Malformed));
+    }
+
+    #[test]
+    fn an_action_is_the_same_after_the_way() {
+        let path = |text: &str| TreePath::new(text).unwrap();
+        let mut inputs = Tree::new();
+        let entry = crate::Entry::File { digest: Digest::of(b"int x;"), size: 6, executable: false };
+        inputs.insert(path("/src/x.c"), entry).unwrap();
+        let action = Action {
+            toolchain: Digest::of(b"gcc"),
+            program: path("/usr/bin/gcc"),
+            argv: vec![b"gcc".to_vec(), b"-c".to_vec(), b"x.c".to_vec()],
+            env: [(b"LANG".to_vec(), b"C".to_vec())].into(),
+            cwd: path("/src"),
+            inputs,
+            outputs: vec![Output { path: path("/src/x.o"), optional: false }],
+        };
+        let ahead = vec![Digest::of(b"int x;")];
+        let run = Run::of(&action, TreeForm::of(&action.inputs, &[]), ahead);
+        let sent = Request::Run(Box::new(run.clone()));
+        assert_eq!(decode::<Request>(&encode(&sent).unwrap()), Ok(sent));
+        let tree = run.inputs.tree(|_| None::<Tree>).unwrap();
+        assert_eq!(run.into_action(tree).key(), action.key());
+    }
+
+    #[test]
+    fn bytes_are_as_long_as_they_are() {
+        for length in [0, 1, 127, 128, 70_000] {
+            let bytes = Bytes((0..length).map(|n| (n % 251) as u8).collect());
+            let body = encode(&bytes).unwrap();
+            assert!(body.len() <= length + 3);
+            assert_eq!(decode::<Bytes>(&body), Ok(bytes));
+            assert_eq!(decode::<Bytes>(&body[..body.len() - 1]), Err(FrameError::Malformed));
+        }
+    }
+
+    #[test]
+    fn a_sighting_is_compact_and_what_was_observed() {
+        let in_vain = (0..500).map(|n| format!("/usr/include/c++/12/bits/header_{n}.h").into_bytes());
+        let observed = Observed::new((0..300).collect(), in_vain.collect()).unwrap();
+        let sighting = Sighting::from(&observed);
+        let body = encode(&sighting).unwrap();
+        assert!(body.len() < 300 + 500 * 9 + 50, "{}", body.len());
+        assert_eq!(decode::<Sighting>(&body).unwrap().observed(), Some(observed));
+        let hostile = Sighting { opened: vec![u32::MAX, 1], in_vain: FrontCoded::default() };
+        assert_eq!(hostile.observed(), None);
+        let relative = Sighting { opened: vec![], in_vain: FrontCoded::of([&b"a"[..]]) };
+        assert_eq!(relative.observed(), None);
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     node::{Life, Node, cores},
     offers::Offers,
     requester::{
-        Requester,
+        Carrier, Requester,
         dispatch::Dispatch,
         files::Files,
         inputs::{scan::IncludeScan, texts::Texts},
@@ -120,6 +120,7 @@ async fn start(
         roster: roster.clone(),
         store: store.clone(),
         mesh: mesh.clone(),
+        carrier: Carrier::new(),
         dispatch: Dispatch::start(cores),
         toolchains: index.clone(),
         locales: Locales::default(),

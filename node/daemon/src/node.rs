@@ -9,7 +9,7 @@ use std::{
 };
 
 use barn_cache::Store;
-use barn_mesh::{Mesh, RecvStream, RosterCell, SendStream, stream::StreamError};
+use barn_mesh::{Mesh, RecvStream, RosterCell, SendStream, limits::BULK_PRIORITY, stream::StreamError};
 use barn_protocol::{NodeId, advert::Advert, roster::Member, wire::Request};
 use tokio::sync::Notify;
 
@@ -106,6 +106,8 @@ impl Node {
             cores: cores(),
             slots: self.worker.slots(),
             free: self.worker.free(),
+            queued: self.worker.queued(),
+            queue_max: self.worker.queue_max(),
             toolchains,
         });
     }
@@ -120,12 +122,15 @@ impl Node {
         // The verifier let only members in, but the roster may have changed since.
         let Some(member) = self.member(&peer) else { return Ok(()) };
         match worker::read_request(&mut recv).await? {
-            Request::Run(action) => {
+            Request::Run(run) => {
                 let epoch = self.roster.epoch();
-                self.worker.serve(&self.mesh, &member, epoch, *action, &mut send, &mut recv).await?;
+                self.worker.serve(&self.mesh, &member, epoch, *run, &mut send, &mut recv).await?;
             }
             Request::Toolchain(digest) => self.offers.describe(digest, &mut send).await?,
-            Request::Blobs(digests) => self.offers.blobs(digests, &mut send).await?,
+            Request::Blobs(digests) => {
+                let _ = send.set_priority(BULK_PRIORITY);
+                self.offers.blobs(digests, &mut send).await?;
+            }
         }
         // Whatever is left unsent goes on in the background.
         let _ = send.finish();

@@ -7,7 +7,7 @@
 //! codec: u8 (0 as is, 1 zstd) · packed length: u32 little-endian · packed bytes
 //! ```
 //!
-//! A chunk that zstd does not shrink is sent as it is, so a packed chunk is never longer than its unpacked size and
+//! The sender chooses how hard it packs ([`Packing`]). A chunk that zstd does not shrink is sent as it is, so a packed chunk is never longer than its unpacked size and
 //! a reader refuses one that claims to be. Unpacking goes into a buffer of the expected size and stops there:
 //! a bomb costs its sender the stream and the reader nothing. Bytes are hashed as they pass; a sink may have
 //! received bytes of a blob that is then found to be wrong, so it must be something that can be thrown away.
@@ -21,19 +21,35 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{
     limits::STALL_TIMEOUT,
+    packing::{Cpu, Packing, UNKNOWN_LINE_BYTES_PER_S, pack, unpack},
     stream::{StreamError, read_exact, read_frame, write_all, write_frame},
 };
 
-/// The level at which a LAN is faster than the compressor at no size.
-const ZSTD_LEVEL: i32 = 1;
 const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 /// Codec and length.
 const CHUNK_HEADER_BYTES: usize = 5;
+/// A blob of which the first chunk keeps more than so many parts of its bytes, of 16, is sent as it is from there on.
+const LEFT_OF_16_MAX: usize = 15;
 
 /// Most bytes a blob of `size` bytes may take on the wire behind its header.
 pub fn blob_packed_bytes_max(size: u64) -> u64 {
     size + size.div_ceil(CHUNK_BYTES_MAX as u64) * CHUNK_HEADER_BYTES as u64
+}
+
+/// Sends the blob `digest` of `size` bytes, which `source` must yield, packed as for a LAN. Returns the bytes sent behind
+/// the header.
+///
+/// # Errors
+/// As [`write_blob_packed`].
+pub async fn write_blob(
+    send: &mut (impl AsyncWrite + Unpin),
+    digest: Digest,
+    size: u64,
+    source: &mut (impl AsyncRead + Unpin),
+) -> Result<u64, StreamError> {
+    let packing = Packing::choose(size, UNKNOWN_LINE_BYTES_PER_S, Cpu::Spare);
+    write_blob_packed(send, digest, size, source, packing).await
 }
 
 /// Sends the blob `digest` of `size` bytes, which `source` must yield. Returns the bytes sent behind the header.
@@ -41,14 +57,14 @@ pub fn blob_packed_bytes_max(size: u64) -> u64 {
 /// # Errors
 /// [`StreamError::SourceChanged`] when the source has other bytes: the stream must then be reset, as its header was
 /// already sent. Otherwise when source or stream fail.
-pub async fn write_blob(
+pub async fn write_blob_packed(
     send: &mut (impl AsyncWrite + Unpin),
     digest: Digest,
     size: u64,
     source: &mut (impl AsyncRead + Unpin),
+    mut packing: Packing,
 ) -> Result<u64, StreamError> {
     write_frame(send, &BlobHeader::Present { digest, size }).await?;
-    let mut packer = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(StreamError::Local)?;
     let mut hasher = blake3::Hasher::new();
     let mut plain = Vec::new();
     let mut packed = Vec::new();
@@ -56,8 +72,11 @@ pub async fn write_blob(
     while left > 0 {
         fill(source, &mut plain, chunk_size(left), digest).await?;
         hasher.update(&plain);
-        pack(&mut packer, &plain, &mut packed);
+        pack_chunk(packing, &plain, &mut packed);
         write_all(send, &packed).await?;
+        if packed.len() > plain.len() / 16 * LEFT_OF_16_MAX {
+            packing = Packing::Raw;
+        }
         left -= plain.len() as u64;
         sent += packed.len() as u64;
     }
@@ -125,21 +144,50 @@ pub async fn read_blob_body(
     size: u64,
     sink: &mut (impl AsyncWrite + Unpin),
 ) -> Result<(), StreamError> {
-    let mut unpacker = zstd::bulk::Decompressor::new().map_err(StreamError::Local)?;
     let mut hasher = blake3::Hasher::new();
+    read_chunks(recv, digest, size, sink, |bytes| {
+        hasher.update(bytes);
+    })
+    .await?;
+    if Digest::from(hasher.finalize()) == digest { Ok(()) } else { Err(StreamError::Corrupt(digest)) }
+}
+
+/// As [`read_blob_body`], for a sink that hashes by itself: the caller must compare the digest.
+///
+/// # Errors
+/// When a chunk is malformed, or stream or sink fail.
+pub async fn read_blob_body_unchecked(
+    recv: &mut (impl AsyncRead + Unpin),
+    digest: Digest,
+    size: u64,
+    sink: &mut (impl AsyncWrite + Unpin),
+) -> Result<(), StreamError> {
+    read_chunks(recv, digest, size, sink, |_| {}).await
+}
+
+async fn read_chunks(
+    recv: &mut (impl AsyncRead + Unpin),
+    digest: Digest,
+    size: u64,
+    sink: &mut (impl AsyncWrite + Unpin),
+    mut seen: impl FnMut(&[u8]),
+) -> Result<(), StreamError> {
     let mut packed = Vec::new();
     let mut plain = Vec::new();
     let mut left = size;
     while left > 0 {
         let expected = chunk_size(left);
         let codec = read_chunk(recv, &mut packed, expected, digest).await?;
-        let bytes = unpack(&mut unpacker, codec, &packed, &mut plain, expected, digest)?;
-        hasher.update(bytes);
+        let bytes = match codec {
+            CODEC_RAW => &packed,
+            _ if unpack(&packed, expected, &mut plain) => &plain,
+            _ => return Err(StreamError::BadChunk(digest)),
+        };
+        seen(bytes);
         sink.write_all(bytes).await.map_err(StreamError::Local)?;
         left -= expected as u64;
     }
-    sink.flush().await.map_err(StreamError::Local)?;
-    if Digest::from(hasher.finalize()) == digest { Ok(()) } else { Err(StreamError::Corrupt(digest)) }
+    sink.flush().await.map_err(StreamError::Local)
 }
 
 fn chunk_size(left: u64) -> usize {
@@ -163,21 +211,20 @@ async fn fill(
 }
 
 /// The chunk with its header, packed if that makes it shorter.
-fn pack(packer: &mut zstd::bulk::Compressor<'_>, plain: &[u8], packed: &mut Vec<u8>) {
-    packed.clear();
-    packed.resize(CHUNK_HEADER_BYTES + plain.len().saturating_sub(1), 0);
-    let (codec, length) = match packer.compress_to_buffer(plain, &mut packed[CHUNK_HEADER_BYTES..]) {
-        Ok(length) => (CODEC_ZSTD, length),
-        Err(_) => (CODEC_RAW, plain.len()),
+fn pack_chunk(packing: Packing, plain: &[u8], chunk: &mut Vec<u8>) {
+    chunk.clear();
+    chunk.resize(CHUNK_HEADER_BYTES, 0);
+    let shorter = plain.len().saturating_sub(1);
+    let codec = match packing {
+        Packing::Zstd(level) if pack(plain, level, chunk, shorter) => CODEC_ZSTD,
+        _ => {
+            chunk.extend_from_slice(plain);
+            CODEC_RAW
+        }
     };
-    packed.truncate(CHUNK_HEADER_BYTES + length);
-    if codec == CODEC_RAW {
-        packed.truncate(CHUNK_HEADER_BYTES);
-        packed.extend_from_slice(plain);
-    }
-    packed[0] = codec;
-    let length = u32::try_from(length).expect("a chunk is far below 4 GiB");
-    packed[1..CHUNK_HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
+    let length = u32::try_from(chunk.len() - CHUNK_HEADER_BYTES).expect("a chunk is far below 4 GiB");
+    chunk[0] = codec;
+    chunk[1..CHUNK_HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
 async fn read_chunk(
@@ -203,26 +250,6 @@ async fn read_chunk(
     Ok(codec)
 }
 
-fn unpack<'a>(
-    unpacker: &mut zstd::bulk::Decompressor<'_>,
-    codec: u8,
-    packed: &'a [u8],
-    plain: &'a mut Vec<u8>,
-    expected: usize,
-    digest: Digest,
-) -> Result<&'a [u8], StreamError> {
-    if codec == CODEC_RAW {
-        return Ok(packed);
-    }
-    plain.resize(expected, 0);
-    let unpacked = unpacker.decompress_to_buffer(packed, plain.as_mut_slice());
-    if unpacked.is_ok_and(|length| length == expected) {
-        Ok(plain.as_slice())
-    } else {
-        Err(StreamError::BadChunk(digest))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use barn_protocol::wire;
@@ -241,10 +268,16 @@ mod tests {
         bytes
     }
 
-    async fn packed(bytes: &[u8]) -> Vec<u8> {
-        let mut wire = Vec::new();
-        write_blob(&mut wire, Digest::of(bytes), bytes.len() as u64, &mut &bytes[..]).await.unwrap();
+    async fn packed_as(bytes: &[u8], packing: Packing) -> Vec<u8> {
+        let (mut wire, size) = (Vec::new(), bytes.len() as u64);
+        let sent = write_blob_packed(&mut wire, Digest::of(bytes), size, &mut &bytes[..], packing).await;
+        let header = header_bytes(Digest::of(bytes), size).len();
+        assert_eq!(sent.unwrap(), (wire.len() - header) as u64);
         wire
+    }
+
+    async fn packed(bytes: &[u8]) -> Vec<u8> {
+        packed_as(bytes, Packing::Zstd(1)).await
     }
 
     async fn unpacked(wire: &[u8], digest: Digest) -> Result<Vec<u8>, StreamError> {
@@ -264,6 +297,23 @@ mod tests {
             }
         }
         assert!(packed(&vec![0; 1 << 20]).await.len() < 1000, "zeros are packed");
+    }
+
+    #[tokio::test]
+    async fn every_packing_is_read() {
+        let text = b"/usr/include/c++/12/bits/stl_vector.h\n".repeat(20_000);
+        let mut lengths = Vec::new();
+        for packing in [Packing::Raw, Packing::Zstd(1), Packing::Zstd(9)] {
+            let wire = packed_as(&text, packing).await;
+            assert!(unpacked(&wire, Digest::of(&text)).await.unwrap() == text);
+            lengths.push(wire.len());
+        }
+        assert!(lengths[0] > text.len() && lengths[1] < text.len() / 10, "{lengths:?}");
+        // What does not pack at first is not tried again.
+        let late = [noise(CHUNK_BYTES_MAX), vec![0; CHUNK_BYTES_MAX]].concat();
+        let wire = packed(&late).await;
+        assert!(wire.len() > late.len());
+        assert!(unpacked(&wire, Digest::of(&late)).await.unwrap() == late);
     }
 
     #[tokio::test]

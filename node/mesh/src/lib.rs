@@ -27,6 +27,7 @@ mod join;
 mod keys;
 pub mod limits;
 mod mesh;
+mod packing;
 mod shared;
 pub mod stream;
 
@@ -36,4 +37,5 @@ pub use control::SwarmError;
 pub use data::OpenError;
 pub use join::{Admitter, JoinError, NoInvitations, join};
 pub use mesh::{Listen, Mesh, MeshConfig, MeshEvent, PeerView, StartError};
+pub use packing::{Cpu, Packing, UNKNOWN_LINE_BYTES_PER_S};
 pub use quinn::{RecvStream, SendStream};

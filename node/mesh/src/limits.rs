@@ -72,10 +72,21 @@ pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 pub const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Streams a peer may have open on a connection; one per action, and no machine runs more at once.
 pub const STREAMS_MAX: u32 = 256;
-/// Bytes in flight on a stream, which fill a 10 Gbit/s link at 6 ms.
-pub const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-/// Bytes in flight on a connection, either way.
-pub const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// Bytes in flight on a stream, which fill 1 Gbit/s at 16 ms. What a stream has sent and the peer not yet read is bounded by
+/// it, so it is also what one toolchain stream can take of the connection's windows.
+pub const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// Bytes in flight on a connection, either way: eight full streams, of which toolchains may be
+/// [`BULK_STREAMS_MAX`]; so an action's frames always find room.
+pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Streams of one connection on which parts of toolchains may travel at once.
+pub const BULK_STREAMS_MAX: usize = 4;
+/// Priority of streams that carry actions: what they have to send goes before all else.
+pub const ACTION_PRIORITY: i32 = 1;
+/// Priority of streams that carry toolchains: what is left of the line is theirs.
+pub const BULK_PRIORITY: i32 = -1;
+/// Packets that may arrive before an acknowledgement is sent, within quinn's own time limit: a requester that receives an
+/// object must not answer every second packet.
+pub const ACK_EVERY_PACKETS: u32 = 10;
 /// The round-trip time assumed before one was measured: a slow LAN, so that a lost first packet costs little.
 pub const FIRST_RTT: Duration = Duration::from_millis(100);
 /// Kernel buffers wished for the UDP socket; the kernel's own limit applies.

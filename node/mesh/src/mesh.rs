@@ -21,6 +21,7 @@ use crate::{
     join::Admitter,
     keys,
     limits::{COMMANDS_MAX, DEFAULT_PORT, EVENTS_MAX, PORTS_TRIED_MAX, PROVIDERS_TIMEOUT},
+    packing::{Cpu, Packing, UNKNOWN_LINE_BYTES_PER_S},
     shared::Shared,
 };
 
@@ -212,6 +213,17 @@ impl Mesh {
     /// [`crate::limits::OPEN_TIMEOUT`]. A link that has been missing for that long is not waited for.
     pub async fn open(&self, peer: NodeId) -> Result<(SendStream, RecvStream), OpenError> {
         self.shared.links.open(peer).await
+    }
+
+    /// How a blob of `size` bytes is best sent to `peer`, by what its line seems to carry.
+    pub fn packing(&self, peer: &NodeId, size: u64, cpu: Cpu) -> Packing {
+        let line = self.shared.links.line_bytes_per_s(peer).unwrap_or(UNKNOWN_LINE_BYTES_PER_S);
+        Packing::choose(size, line, cpu)
+    }
+
+    /// Bytes sent to and received from `peer` on the data link as it stands, datagrams and all; `None` without one.
+    pub fn traffic(&self, peer: &NodeId) -> Option<(u64, u64)> {
+        self.shared.links.traffic(peer)
     }
 
     /// Tells the mesh that this node has the blobs of this toolchain.

@@ -236,6 +236,8 @@ mod tests {
                 cores: 1,
                 slots: 1,
                 free: 1,
+                queued: 0,
+                queue_max: 0,
                 toolchains: vec![toolchain],
             },
         );

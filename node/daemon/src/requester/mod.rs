@@ -46,7 +46,8 @@ use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 pub use local::LocalRun;
 use manifest::{Manifest, manifest_key};
 use obstacle::Obstacle;
-use remote::RemoteError;
+pub(crate) use remote::Carrier;
+use remote::{RemoteError, Returned};
 use sight::{Look, Sight};
 use story::Story;
 use writers::{Claim, Writers};
@@ -88,6 +89,8 @@ pub struct Requester {
     pub store: Store,
     /// The way to workers.
     pub mesh: Mesh,
+    /// What workers are believed to have.
+    pub(crate) carrier: Carrier,
     /// Where actions run.
     pub dispatch: Dispatch,
     /// The compilers of this machine.
@@ -290,9 +293,9 @@ impl Requester {
                 continue;
             };
             match self.judge(outcome, worker, &ticket, &mut story, &name) {
-                Some((result, record)) => {
+                Some(returned) => {
                     ticket.finished(Place::Worker(worker), began.elapsed(), true);
-                    return self.remote_done(prepared, result, record, &name, story).await;
+                    return self.remote_done(prepared, returned, &name, story).await;
                 }
                 None => verdict = ticket.verdict().await,
             }
@@ -305,23 +308,30 @@ impl Requester {
         worker: NodeId,
         prepared: &Prepared,
         time_left: Duration,
-    ) -> Result<(ActionResult, SignedBytes), RemoteError> {
-        let (action, sources) = (&prepared.action, &prepared.inputs.sources);
-        remote::run(&self.mesh, &self.store, worker, action, sources, time_left).await
+    ) -> Result<Returned, RemoteError> {
+        let errand = remote::Errand {
+            carrier: &self.carrier,
+            mesh: &self.mesh,
+            store: &self.store,
+            worker,
+            action: &prepared.action,
+            sources: &prepared.inputs.sources,
+        };
+        errand.run(time_left, || {}).await
     }
 
     /// Tells the placement how a try went; the result if it may be shown to the user.
     fn judge(
         &self,
-        outcome: Result<(ActionResult, SignedBytes), RemoteError>,
+        outcome: Result<Returned, RemoteError>,
         worker: NodeId,
         ticket: &Ticket,
         story: &mut Story,
         name: &str,
-    ) -> Option<(ActionResult, SignedBytes)> {
+    ) -> Option<Returned> {
         match outcome {
-            Ok((result, record)) if result.exit_code == 0 => return Some((result, record)),
-            Ok((result, _)) => {
+            Ok(returned) if returned.result.exit_code == 0 => return Some(returned),
+            Ok(Returned { result, .. }) => {
                 self.stats.count_named(|c| &mut c.fallbacks, "remote-error");
                 story.tell(format!("{name} got exit status {}: to be seen here", result.exit_code));
                 ticket.failed(worker, Failure::RemoteExit);
@@ -345,8 +355,7 @@ impl Requester {
     async fn remote_done(
         self: &Arc<Self>,
         prepared: Arc<Prepared>,
-        result: ActionResult,
-        record: SignedBytes,
+        returned: Returned,
         worker: &str,
         mut story: Story,
     ) -> Answer {
@@ -355,8 +364,14 @@ impl Requester {
         let this = self.clone();
         let known = prepared.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let done = this.done(&known.action.outputs, &known.call, &result)?;
-            Some((done, this.remember(&known, &result, &record)))
+            let kept = this.remember(&known, &returned.result, &returned.record);
+            let names = &known.call.output_names;
+            let written_as = |index: u32| names.get(usize::try_from(index).ok()?).cloned();
+            let outputs = returned.result.outputs.iter().zip(returned.outputs);
+            let outputs: Option<Vec<_>> =
+                outputs.map(|(of, file)| Some((written_as(of.output)?, of.size, file))).collect();
+            let done = Done { stdout: returned.stdout, stderr: returned.stderr, outputs: outputs? };
+            Some((done, kept))
         });
         match done.await {
             Ok(Some((done, kept))) => {

@@ -1,23 +1,26 @@
 //! The worker: runs the actions of other members in the sandbox.
 //!
 //! ```text
-//!  request ─▶ may it? ─▶ toolchain whole? ─▶ slot free? ─▶ blobs arrive ─▶ sandbox ─▶ result and outputs
-//!               │no            │no               │no            │            │
-//!               ▼              ▼                 ▼              └─ stream or connection ends: cancelled
-//!            decline   decline, fetch it      decline
+//!  request ─▶ may it? ─▶ tree known? ─▶ toolchain whole? ─▶ place free? ─▶ blobs arrive ─▶ slot ─▶ sandbox ─▶ outputs
+//!               │no         │no             │no                │no           │               │        │
+//!               ▼           ▼               ▼                  ▼             └─ stream or connection ends: cancelled
+//!            decline    sent whole      decline, fetch it   decline
 //! ```
 //!
-//! Nothing waits here: what cannot start now is declined at once. A machine that cannot contain a compile has no
-//! slots and says why.
+//! What is accepted waits in the [`queue`], and its inputs arrive while others compile. A machine that cannot contain
+//! a compile has no slots and says why. `docs/protocol.md` draws the exchange and lists the limits.
 
+mod arrivals;
+mod errand;
 mod fetch;
+mod queue;
 mod room;
 mod shelf;
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -25,24 +28,27 @@ use std::{
 use barn_cache::Store;
 use barn_mesh::{
     Mesh, RecvStream, SendStream,
-    stream::{StreamError, read_frame, write_blob, write_frame},
+    stream::{StreamError, read_frame},
 };
 use barn_protocol::{
-    Action, ActionRecord, Digest, Identity, NodeId, Toolchain,
+    Action, Digest, Identity, NodeId, Tree,
+    delta::{DeltaError, TreeForm},
+    known::{ENTRIES_MAX, KnownTrees, RECEIVED_PER_PEER_MAX},
     roster::Member,
-    wire::{Decline, RunDone, RunFailure, RunReply},
+    wire::{Decline, Run},
 };
-use barn_sandbox::{CancelToken, Sandbox};
+use barn_sandbox::Sandbox;
 pub use fetch::{Fetcher, Transfer};
 pub use shelf::{Shelf, ShelfError};
 use tokio::sync::watch;
 
 use crate::stats::Stats;
+use arrivals::Arrivals;
+use errand::{Admitted, Errand};
+use queue::Queue;
 
 /// Bytes of blobs one action may bring; a jumbo unit of 10,000 headers stays under 200 MB.
 const INPUT_BYTES_MAX: u64 = 1 << 30;
-/// How long a requester may take between two blobs.
-const BLOB_WAIT: Duration = Duration::from_secs(30);
 
 /// What a worker is made of.
 pub struct Worker {
@@ -56,7 +62,9 @@ pub struct Worker {
     sandbox: Result<Arc<Sandbox>, String>,
     limits: barn_sandbox::Limits,
     slots: u32,
-    taken: Arc<AtomicU32>,
+    queue: Queue,
+    arrivals: Arc<Arrivals>,
+    known: Mutex<KnownTrees>,
     closing: AtomicBool,
     changed: watch::Sender<()>,
 }
@@ -79,31 +87,25 @@ pub struct Parts {
     pub slots: u32,
 }
 
-/// A taken slot; dropped, it is free again.
-struct Slot<'a>(&'a Worker);
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
-        self.0.changed.send_replace(());
-    }
-}
-
 impl Worker {
     /// A worker with all slots free.
     pub fn new(parts: Parts) -> Self {
+        let changed = watch::channel(()).0;
+        let slots = if parts.sandbox.is_ok() { parts.slots } else { 0 };
         Self {
             identity: parts.identity,
             store: parts.store,
             stats: parts.stats,
             fetcher: Fetcher::new(parts.shelf.clone()),
             shelf: parts.shelf,
-            slots: if parts.sandbox.is_ok() { parts.slots } else { 0 },
+            slots,
+            queue: Queue::new(slots, changed.clone()),
+            arrivals: Arc::default(),
+            known: Mutex::new(KnownTrees::new(RECEIVED_PER_PEER_MAX, ENTRIES_MAX)),
             sandbox: parts.sandbox,
             limits: parts.limits,
-            taken: Arc::default(),
             closing: AtomicBool::new(false),
-            changed: watch::channel(()).0,
+            changed,
         }
     }
 
@@ -112,9 +114,19 @@ impl Worker {
         self.slots
     }
 
-    /// How many of them are free.
+    /// How many of them are free, and not for an action that has been accepted either.
     pub fn free(&self) -> u32 {
-        self.slots.saturating_sub(self.taken.load(Ordering::Relaxed))
+        self.queue.load().free
+    }
+
+    /// How many actions beyond the slots have been accepted.
+    pub fn queued(&self) -> u32 {
+        self.queue.load().queued
+    }
+
+    /// How many may be.
+    pub fn queue_max(&self) -> u32 {
+        self.queue.queue_max()
     }
 
     /// Why this machine runs nothing for others, if so.
@@ -122,7 +134,7 @@ impl Worker {
         self.sandbox.as_ref().err().map(String::as_str)
     }
 
-    /// Told of every change of slots or toolchains.
+    /// Told of every change of slots, queue or toolchains.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -141,56 +153,34 @@ impl Worker {
         mesh: &Mesh,
         peer: &Member,
         epoch: u64,
-        action: Action,
+        run: Run,
         send: &mut SendStream,
         recv: &mut RecvStream,
     ) -> Result<(), StreamError> {
-        let (toolchain, sandbox, _slot) = match self.admit(mesh, peer, &action) {
-            Ok(admitted) => admitted,
-            Err(why) => return write_frame(send, &RunReply::Declined(why)).await,
-        };
-        let need = self.missing(&action);
-        let asked = need.iter().map(|(digest, _)| *digest).collect();
-        write_frame(send, &RunReply::Accepted { need: asked }).await?;
-        for (digest, size) in need {
-            let blob = crate::blobs::receive(&self.store, recv, digest, size);
-            tokio::time::timeout(BLOB_WAIT, blob).await.map_err(|_| StreamError::Stalled(BLOB_WAIT))??;
-        }
-        self.stats.count_peer(&peer.name, |traffic| traffic.received += 1);
-        match self.run(sandbox, &toolchain, &action, send, recv).await {
-            Ok(result) => {
-                let record = ActionRecord {
-                    key: action.key(),
-                    result: result.clone(),
-                    producer: self.identity.id(),
-                    sandboxed: true,
-                    epoch,
-                };
-                let record = record.sign(&self.identity);
-                let blobs: Vec<_> = result.blobs().collect();
-                write_frame(send, &RunDone::Finished { result, record }).await?;
-                for blob in blobs {
-                    self.send_blob(send, blob.digest, blob.size).await?;
-                }
-                Ok(())
-            }
-            Err(failure) => write_frame(send, &RunDone::Failed(failure)).await,
-        }
+        Errand { worker: self, mesh, peer, epoch, send, recv }.serve(run).await
     }
 
-    fn admit(
-        &self,
-        mesh: &Mesh,
-        peer: &Member,
-        action: &Action,
-    ) -> Result<(Arc<Toolchain>, Arc<Sandbox>, Slot<'_>), Decline> {
-        let sandbox = self.sandbox.as_ref().map_err(|_| Decline::NotAWorker)?.clone();
+    /// Whether it may run anything for `peer`.
+    fn may(&self, peer: &Member) -> Result<(), Decline> {
         if self.slots == 0 || self.closing.load(Ordering::Relaxed) {
             return Err(Decline::NotAWorker);
         }
-        if !peer.capabilities.submit {
-            return Err(Decline::NotAllowed);
-        }
+        if peer.capabilities.submit { Ok(()) } else { Err(Decline::NotAllowed) }
+    }
+
+    /// The tree that `peer` means.
+    fn tree(&self, peer: &NodeId, form: &TreeForm) -> Result<Tree, DeltaError> {
+        form.tree(|digest| self.known.lock().expect("no panic while held").recall(peer, digest))
+    }
+
+    /// Notes that `peer` may refer to this tree from now on.
+    fn remember(&self, peer: &NodeId, tree: &Tree) {
+        let (digest, tree) = (tree.digest(), Arc::new(tree.clone()));
+        self.known.lock().expect("no panic while held").remember(*peer, digest, &tree);
+    }
+
+    fn admit(&self, mesh: &Mesh, peer: &Member, action: &Action) -> Result<Admitted, Decline> {
+        let sandbox = self.sandbox.as_ref().map_err(|_| Decline::NotAWorker)?.clone();
         if !action.is_fit() || action.inputs.file_bytes() > INPUT_BYTES_MAX {
             return Err(Decline::Unfit);
         }
@@ -201,10 +191,10 @@ impl Worker {
         if toolchain.machine != std::env::consts::ARCH {
             return Err(Decline::OtherMachine);
         }
-        let take = |taken: u32| (taken < self.slots).then_some(taken + 1);
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).map_err(|_| Decline::Busy)?;
-        self.changed.send_replace(());
-        Ok((toolchain, sandbox, Slot(self)))
+        let missing = self.missing(action);
+        let missing_bytes = missing.iter().map(|(_, size)| size).sum();
+        let place = self.queue.enter(peer.id, missing_bytes).ok_or(Decline::Busy)?;
+        Ok(Admitted { toolchain, sandbox, place, missing })
     }
 
     fn fetch(&self, mesh: &Mesh, peer: NodeId, digest: Digest) {
@@ -221,50 +211,6 @@ impl Worker {
         need.sort_unstable();
         need.dedup_by_key(|(digest, _)| *digest);
         need
-    }
-
-    /// Runs the action; the end of the stream or connection cancels it.
-    async fn run(
-        &self,
-        sandbox: Arc<Sandbox>,
-        toolchain: &Toolchain,
-        action: &Action,
-        send: &mut SendStream,
-        recv: &mut RecvStream,
-    ) -> Result<barn_protocol::ActionResult, RunFailure> {
-        let spec = room::spec(&self.store, toolchain, action, self.limits.clone())?;
-        let cancel = CancelToken::new().map_err(|_| RunFailure::Sandbox)?;
-        let (store, token) = (self.store.clone(), cancel.clone());
-        let mut run = tokio::task::spawn_blocking(move || room::run(&sandbox, &spec, &token, store));
-        let outcome = tokio::select! {
-            outcome = &mut run => outcome,
-            () = gone(send, recv) => {
-                cancel.cancel();
-                run.await
-            }
-        };
-        outcome.map_err(|_| RunFailure::Sandbox)?
-    }
-
-    async fn send_blob(&self, send: &mut SendStream, digest: Digest, size: u64) -> Result<(), StreamError> {
-        let lost = || StreamError::Local(std::io::Error::other("an output was evicted before it was sent"));
-        let file = self.store.open_blob(&digest).ok_or_else(lost)?;
-        write_blob(send, digest, size, &mut tokio::fs::File::from_std(file)).await.map(drop)
-    }
-}
-
-/// Resolves when the requester has given up: it reset or stopped the stream, or the connection ended.
-async fn gone(send: &SendStream, recv: &mut RecvStream) {
-    tokio::select! {
-        _ = send.stopped() => {}
-        () = reset(recv) => {}
-    }
-}
-
-/// Resolves when the requester's half is reset or lost; that it has merely said all means nothing.
-async fn reset(recv: &mut RecvStream) {
-    if let Ok(None) = recv.received_reset().await {
-        std::future::pending::<()>().await;
     }
 }
 

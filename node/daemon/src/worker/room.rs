@@ -7,6 +7,7 @@ use barn_protocol::{
     Action, ActionResult, Entry, Toolchain, TreePath,
     action::{Blob, OutputFile},
     limits::ACTION_SECONDS_MAX,
+    observed::Observed,
     wire::RunFailure,
 };
 use barn_sandbox::{
@@ -48,7 +49,7 @@ pub(super) fn spec(
     })
 }
 
-/// Runs the spec; outputs go to the store.
+/// Runs the spec; outputs go to the store. This sandbox cannot watch what the compiler opens.
 ///
 /// # Errors
 /// Why there is no result.
@@ -57,10 +58,10 @@ pub(super) fn run(
     spec: &Spec,
     cancel: &CancelToken,
     store: Store,
-) -> Result<ActionResult, RunFailure> {
+) -> Result<(ActionResult, Option<Observed>), RunFailure> {
     let mut sink = StoreOutputs { store, open: None, blobs: Vec::new() };
     let finished = sandbox.run(spec, cancel, &mut sink).map_err(|error| failure(&error))?;
-    result(finished, sink)
+    Ok((result(finished, sink)?, None))
 }
 
 fn result(finished: Finished, sink: StoreOutputs) -> Result<ActionResult, RunFailure> {

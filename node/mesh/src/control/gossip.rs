@@ -127,6 +127,8 @@ mod tests {
             cores: 8,
             slots: 6,
             free: 4,
+            queued: 1,
+            queue_max: 6,
             toolchains: vec![],
         };
         let bytes = Pulse::new(7, Some(&advert)).encode();

@@ -11,7 +11,10 @@ use barn_protocol::NodeId;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::{sync::watch, time::Instant};
 
-use crate::limits::{OPEN_TIMEOUT, OPEN_TIMEOUT_UNEXPECTED};
+use crate::{
+    limits::{OPEN_TIMEOUT, OPEN_TIMEOUT_UNEXPECTED},
+    packing::line_speed,
+};
 
 /// Why no stream could be opened.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +79,18 @@ impl Links {
     /// Round-trip time to the peer as the transport sees it.
     pub(crate) fn rtt(&self, peer: &NodeId) -> Option<Duration> {
         self.live(peer).map(|connection| connection.rtt())
+    }
+
+    /// What the congestion control takes the line to the peer for, in bytes a second.
+    pub(crate) fn line_bytes_per_s(&self, peer: &NodeId) -> Option<u64> {
+        let path = self.live(peer)?.stats().path;
+        Some(line_speed(path.cwnd, path.rtt))
+    }
+
+    /// Bytes sent to and received from the peer on the link as it stands, datagrams and all.
+    pub(crate) fn traffic(&self, peer: &NodeId) -> Option<(u64, u64)> {
+        let stats = self.live(peer)?.stats();
+        Some((stats.udp_tx.bytes, stats.udp_rx.bytes))
     }
 
     /// Where the peer's end of the link is.

@@ -7,12 +7,15 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    AckFrequencyConfig, ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime, TransportConfig,
+    VarInt,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::limits::{
-    CONNECTION_WINDOW_BYTES, DIAL_STAGGER, FIRST_RTT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE,
-    SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
+    ACK_EVERY_PACKETS, CONNECTION_WINDOW_BYTES, DIAL_STAGGER, FIRST_RTT, HANDSHAKE_TIMEOUT, IDLE_TIMEOUT,
+    KEEP_ALIVE, SOCKET_BUFFER_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
 };
 
 /// The name sent where TLS wants one; nobody looks at it.
@@ -22,7 +25,10 @@ const SERVER_NAME: &str = "barn";
 pub(crate) fn transport() -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     let idle = IDLE_TIMEOUT.try_into().expect("the idle timeout is a few seconds");
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY_PACKETS));
     config
+        .ack_frequency_config(Some(acks))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(idle))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))

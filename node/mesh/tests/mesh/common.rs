@@ -47,6 +47,8 @@ pub(crate) fn advert(sequence: u64, free: u32) -> Advert {
         cores: 8,
         slots: 8,
         free,
+        queued: 0,
+        queue_max: 8,
         toolchains: vec![],
     }
 }
