@@ -9,6 +9,7 @@
 
 pub mod dependency_run;
 mod gather;
+mod overlooked;
 pub mod scan;
 pub mod texts;
 
@@ -30,7 +31,7 @@ use crate::blobs::Sources;
 const LOOKS_MAX: usize = 3;
 
 /// Everything a compile will read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Inputs {
     /// The input tree, with directories and links as they are.
     pub tree: Tree,
@@ -40,6 +41,8 @@ pub struct Inputs {
     pub witnesses: Vec<(PathBuf, Known)>,
     /// Paths that are probed in vain.
     pub absent: Absent,
+    /// The directories that are searched, as an observer of the compile would name them and where they lead.
+    pub searched: Vec<Vec<u8>>,
     /// Whether `absent` is known to be all of them, so that a manifest may be made.
     pub complete: bool,
     /// When the newest of all files and links that were looked at changed, in nanoseconds since 1970.

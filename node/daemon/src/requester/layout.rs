@@ -57,6 +57,11 @@ struct Record {
 }
 
 impl Layout {
+    /// A layout that goes on where another one ended.
+    pub fn onto(tree: Tree) -> Self {
+        Self { record: Record { tree, ..Record::default() }, parents: HashMap::new() }
+    }
+
     /// Walks `path`, relative to the look's working directory unless absolute, and records what is on the way.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use barn_compilers::{
 use barn_protocol::{Digest, Entry};
 use barn_scanner::Text;
 
-use super::{Inputs, Unknown, path_of, texts::Texts};
+use super::{Inputs, Unknown, overlooked::normal, path_of, texts::Texts};
 use crate::{
     blobs::Sources,
     requester::{
@@ -40,6 +40,7 @@ pub(super) struct Gather<'a, 's> {
     twin: Option<PathBuf>,
     taken: HashMap<FileId, Digest>,
     absent: Absent,
+    searched: Vec<Vec<u8>>,
     complete: bool,
 }
 
@@ -69,6 +70,7 @@ impl<'a, 's> Gather<'a, 's> {
             twin: None,
             taken: HashMap::new(),
             absent: Absent::default(),
+            searched: Vec::new(),
             complete: true,
         };
         gather.directories(search)?;
@@ -87,9 +89,11 @@ impl<'a, 's> Gather<'a, 's> {
         if let Some(pwd) = compile.env.get(b"PWD".as_slice()) {
             self.layout.walk(self.look, pwd)?;
         }
+        self.searched.push(normal(b"", self.look));
         for directory in compile.include_directories.iter().chain(&search.quote).chain(&search.angle) {
+            self.searched.push(normal(directory, self.look));
             match self.layout.walk(self.look, directory) {
-                Ok(Place::Directory(_)) => {}
+                Ok(Place::Directory(real)) => self.searched.push(self.look.directory_path(real).to_vec()),
                 // It may become a directory, and no tree or list of the absent tells.
                 Ok(_) => self.complete = false,
                 Err(_) => self.absent(directory),
@@ -270,6 +274,7 @@ impl<'a, 's> Gather<'a, 's> {
             sources: self.sources,
             witnesses: self.witnesses,
             absent: self.absent,
+            searched: self.searched,
             complete: self.complete,
             not_scanned: None,
         })

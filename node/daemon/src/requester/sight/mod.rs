@@ -308,6 +308,11 @@ impl<'a> Look<'a> {
         self.walk_from(start, path, &mut 0, passed)
     }
 
+    /// The working directory, absolute, as it was spelled.
+    pub fn cwd(&self) -> &[u8] {
+        &self.cwd
+    }
+
     /// The real path of a file.
     pub fn path(&self, file: FileId) -> &[u8] {
         &self.found[file.0 as usize].real
