@@ -93,6 +93,10 @@ impl Counts {
 pub enum Expect {
     /// May run anywhere: compiled, then served from the store.
     Hit,
+    /// As [`Expect::Hit`], after the compiler was asked what it includes.
+    Asked,
+    /// The same, and asked again the second time.
+    AskedTwice,
     /// Runs here only: compiled, then served from the store.
     CacheOnly,
     /// May run anywhere, and the compiler refuses it both times.
@@ -113,7 +117,11 @@ impl Expect {
         let kept = |call: Counts| {
             if is_first { Counts { misses: 1, ran: 1, ..call } } else { Counts { hits: 1, ..call } }
         };
+        let asked = |call: Counts| Counts { fallbacks: [("scan-unsupported".to_owned(), 1)].into(), ..call };
         match self {
+            Self::Asked if is_first => asked(Self::Hit.counts(true)),
+            Self::Asked => Self::Hit.counts(false),
+            Self::AskedTwice => asked(Self::Hit.counts(is_first)),
             Self::Hit => kept(Counts { distributable: 1, ..call }),
             Self::CacheOnly => kept(Counts { cache_only: 1, ..call }),
             Self::Failed => Counts { distributable: 1, misses: 1, failed: 1, ..call },

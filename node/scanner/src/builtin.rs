@@ -40,6 +40,17 @@ pub(crate) fn is_dynamic(name: &[u8]) -> bool {
     )
 }
 
+/// A guess at an answer, so that a scan whose questions are open goes about as far as it will with the answers: most
+/// operators are asked about what the compiler has.
+pub(crate) fn is_likely(question: &[u8], clang: bool) -> bool {
+    let end = question.iter().position(|&byte| byte == b'(').unwrap_or(question.len());
+    clang && !question.ends_with(b"(modules)")
+        || matches!(
+            &question[..end],
+            b"__has_attribute" | b"__has_cpp_attribute" | b"__has_c_attribute" | b"__has_builtin"
+        )
+}
+
 /// Whether a use of the operator is a question: not for those the scanner answers.
 fn is_asked(name: &[u8]) -> bool {
     is_operator(name) && name != b"__has_embed"

@@ -10,6 +10,7 @@ mod expand;
 mod expr;
 mod lex;
 mod load;
+mod memo;
 mod mode;
 mod names;
 mod parse;

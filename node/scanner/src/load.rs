@@ -249,11 +249,16 @@ pub(crate) struct Loaded {
     pub(crate) guard: Option<Sym>,
     /// Whether it may say that it is to be read once.
     pub(crate) once: bool,
+    /// Whether running it costs no more than finding out what it did before.
+    pub(crate) cheap: bool,
     /// Files probed by literal `__has_include`, wherever it stands: in quotes or not, and after this directory or not.
     pub(crate) probes: Box<[Probe]>,
     /// Questions to the compiler spelled out in the text.
     pub(crate) questions: Box<[Box<[u8]>]>,
 }
+
+/// Directives of a file that is always run again.
+const CHEAP_MAX: usize = 12;
 
 /// A literal `__has_include`.
 #[derive(Clone, Copy, Debug)]
@@ -274,11 +279,13 @@ impl Loaded {
         link(&mut ops);
         let guard = text.body.guard.map(|name| loader.syms[name as usize]);
         let once = ops.iter().any(|op| matches!(op, Op::Once));
+        let includes = ops.iter().any(|op| matches!(op, Op::Include { .. } | Op::Computed { .. }));
+        let cheap = !includes && ops.len() <= CHEAP_MAX;
         let lines = text.body.lines.iter().map(|line| line.number).collect();
         let probes = probes(&text, tables)?;
         let questions = crate::builtin::literal_questions(tables, &tokens);
         let (ops, tokens) = (ops.into(), tokens.into());
-        Ok(Self { ops, lines, tokens, guard, once, probes, questions, text })
+        Ok(Self { ops, lines, tokens, guard, once, cheap, probes, questions, text })
     }
 
     pub(crate) fn slice(&self, range: &Range<u32>) -> &[Tok] {

@@ -68,11 +68,6 @@ impl<T: ?Sized + Eq + Hash> Numbered<T> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The number of `value`, if it has one.
-    pub(crate) fn find(&self, value: &T) -> Option<u32> {
-        self.lock().get(value).copied()
-    }
-
     /// The number of `value`, which takes `bytes` of memory; `None` when there are too many.
     pub(crate) fn add<'v>(&self, value: &'v T, bytes: usize) -> Option<u32>
     where
@@ -139,7 +134,6 @@ mod tests {
         let b = names.add(b"b", 1).unwrap();
         assert_ne!(a, b);
         assert_eq!(names.add(b"a", 1), Some(a));
-        assert_eq!((names.find(b"b"), names.find(b"c")), (Some(b), None));
         assert_eq!((names.get(a), names.get(b), names.len()), (b"a".as_slice(), b"b".as_slice(), 2));
     }
 

@@ -12,6 +12,7 @@ use crate::{
     expr,
     lex::Kind,
     load::{Cond, Full, Loaded, NOTHING, Op, Tok},
+    memo::{Effect, Key},
     mode::Mode,
     names::Sym,
     search::{Found, Search},
@@ -47,8 +48,6 @@ pub(crate) struct Run<'a> {
     pending: BTreeSet<Vec<u8>>,
     /// By file number.
     loaded: FxHashMap<u32, Arc<Loaded>>,
-    /// Files read so far, for `#import`.
-    read: FxHashSet<u32>,
     /// Whether there was an `#import`, so that any file may have been marked.
     imports: bool,
     source: &'a [u8],
@@ -68,7 +67,6 @@ impl<'a> Run<'a> {
             files: Vec::new(),
             pending: BTreeSet::new(),
             loaded: FxHashMap::default(),
-            read: FxHashSet::default(),
             imports: false,
             source: &unit.source,
         })
@@ -105,7 +103,6 @@ impl<'a> Run<'a> {
             let found = self.resolve_given(name)?;
             self.enter(name, found, Way::Include)?;
         }
-        self.read.insert(file);
         self.run_file()
     }
 
@@ -212,29 +209,61 @@ impl<'a> Run<'a> {
         let Some((place, found)) = found else {
             return Err(missing(self.state.tables.names.get(name), &self.shown(self.current().path)));
         };
+        let file = self.state.at(place).code - FILES;
+        let before = self.state.was_opened(file);
         self.state.opened(place);
-        let at = self.state.at(place);
-        let file = at.code - FILES;
         let loaded = self.load(file)?;
-        if self.is_passed_over(file, &loaded, way)? {
+        if self.is_passed_over(file, &loaded, way, before)? {
+            return Ok(());
+        }
+        let path = self.path_of(place)?;
+        let key = Key { file, path, found, search: self.search.id, mode: self.mode };
+        // Marks of an `#import` are looked at for every file, which effects made without one do not tell.
+        let memorable = !loaded.cheap && !self.imports;
+        if memorable && self.replay(&key) {
             return Ok(());
         }
         if self.files.len() > DEPTH_MAX {
             return Err(self.unsupported("includes are nested too deeply"));
         }
-        let path = self.path_of(place)?;
         let dir = self.dir_of(path)?;
-        self.read.insert(file);
         self.state.begin();
         self.files.push(Open { file, loaded, path, dir, found, line: 0 });
         self.run_file()?;
         self.files.pop();
-        self.state.end();
+        let traces = self.state.end();
+        if memorable && self.pending.is_empty() && !self.imports {
+            let loaded = |code: u32| self.loaded.get(&(code - FILES)).cloned();
+            if let Some(effect) = traces.and_then(|traces| Effect::new(&traces, &self.state, loaded)) {
+                self.world.memo().add(key, effect);
+            }
+        }
         Ok(())
     }
 
+    /// Does what including the file did before, if that would be the same.
+    fn replay(&mut self, key: &Key) -> bool {
+        let variants = self.world.memo().variants(key);
+        let room = (DEPTH_MAX - self.files.len().min(DEPTH_MAX)) as u32;
+        let state = &mut self.state;
+        let Some(effect) = variants.iter().find(|effect| effect.depth < room && effect.holds(state)) else {
+            return false;
+        };
+        effect.apply(state, |code, loaded| {
+            self.loaded.entry(code - FILES).or_insert_with(|| loaded.clone());
+        });
+        self.world.memo().used(key, effect);
+        true
+    }
+
     /// Whether nothing of the file is read this time.
-    fn is_passed_over(&mut self, file: u32, loaded: &Loaded, way: Way) -> Result<bool, Undecided> {
+    fn is_passed_over(
+        &mut self,
+        file: u32,
+        loaded: &Loaded,
+        way: Way,
+        before: bool,
+    ) -> Result<bool, Undecided> {
         let mut over = false;
         if loaded.once || self.imports || way == Way::Import {
             let mark = self.once_mark(file)?;
@@ -244,7 +273,7 @@ impl<'a> Run<'a> {
                 self.state.write(mark, self.world.marked);
                 // Which files were read before is not noted.
                 self.state.record().unique = true;
-                over |= self.read.contains(&file);
+                over |= before;
             }
         }
         over |= loaded.guard.is_some_and(|guard| self.state.read(guard) != NOTHING);
@@ -402,7 +431,7 @@ impl<'a> Run<'a> {
         Ok(builtin::is_operator(name) && self.answer(name)? != 0)
     }
 
-    /// What the compiler answers; 0 if it has still to be asked.
+    /// What the compiler answers; a guess if it has still to be asked.
     pub(crate) fn answer(&mut self, question: &[u8]) -> Result<i64, Undecided> {
         let sym = self.name(&builtin::answer_name(question))?;
         let definition = self.state.read(sym);
@@ -410,7 +439,7 @@ impl<'a> Run<'a> {
             if self.pending.len() < builtin::QUESTIONS_MAX {
                 self.pending.insert(question.to_vec());
             }
-            return Ok(0);
+            return Ok(i64::from(builtin::is_likely(question, self.mode.clang)));
         }
         match self.world.answer(definition) {
             Answer::Value(value) => Ok(value),

@@ -1,6 +1,9 @@
 //! Where an include is looked for, in which order.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use barn_compilers::search::SearchDirs;
 
@@ -34,7 +37,11 @@ pub(crate) struct Search {
     /// How many of them are for `"x"` only.
     quote: usize,
     frameworks: Vec<Sym>,
+    /// No two lists of a process have the same.
+    pub(crate) id: u64,
 }
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Search {
     pub(crate) fn new(
@@ -47,7 +54,7 @@ impl Search {
         let quote = dirs.quote.len();
         let listed = dirs.quote.iter().chain(&dirs.angle).map(|dir| name(dir)).collect::<Result<_, _>>()?;
         let frameworks = dirs.frameworks.iter().map(|dir| name(dir)).collect::<Result<_, _>>()?;
-        Ok(Self { dirs: listed, quote, frameworks })
+        Ok(Self { dirs: listed, quote, frameworks, id: NEXT.fetch_add(1, Ordering::Relaxed) })
     }
 }
 

@@ -4,7 +4,7 @@
 //! it wrote, and what it looked for. A name, a look-up or an opening is noted once per record: a stamp tells whose
 //! record has it already. When an include ends its record is merged into the one around it.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::{
     disk::{Disk, Look},
@@ -58,6 +58,8 @@ pub(crate) struct Traces {
     pub(crate) writes: Vec<(Sym, Def)>,
     pub(crate) looked: Vec<u32>,
     pub(crate) opened: Vec<u32>,
+    /// Includes nested in it, at most.
+    pub(crate) depth: u32,
 }
 
 /// A place where something was looked for.
@@ -82,6 +84,8 @@ pub(crate) struct State<'a> {
     records: Vec<Record>,
     stamps: Stamp,
     saved: Vec<(Sym, Def)>,
+    /// Numbers of files opened so far.
+    files: FxHashSet<u32>,
 }
 
 impl<'a> State<'a> {
@@ -97,6 +101,7 @@ impl<'a> State<'a> {
             records: vec![Record { stamp: 1, ..Record::default() }],
             stamps: 1,
             saved: Vec::new(),
+            files: FxHashSet::default(),
         }
     }
 
@@ -199,6 +204,7 @@ impl<'a> State<'a> {
             writes: ended.written.iter().map(|&(sym, _)| (sym, self.macros[sym as usize])).collect(),
             looked: ended.looked.iter().map(|&(place, _)| place).collect(),
             opened: ended.opened.iter().map(|&(place, _)| place).collect(),
+            depth: ended.depth,
         });
         let around = self.records.last_mut().expect("the source's record stays");
         around.unique |= ended.unique;
@@ -254,10 +260,19 @@ impl<'a> State<'a> {
         }
     }
 
+    /// Whether the file of that number was opened before, by any path.
+    pub(crate) fn was_opened(&self, file: u32) -> bool {
+        self.files.contains(&file)
+    }
+
     /// Notes that the compiler opens the file at a place.
     pub(crate) fn opened(&mut self, place: u32) {
         let record = self.records.last_mut().expect("the source's record stays");
-        let before = std::mem::replace(&mut self.places[place as usize].opened, record.stamp);
+        let at = &mut self.places[place as usize];
+        let before = std::mem::replace(&mut at.opened, record.stamp);
+        if before == 0 {
+            self.files.insert(at.code - FILES);
+        }
         if before != record.stamp {
             record.opened.push((place, before));
         }

@@ -10,6 +10,7 @@ use crate::{
     dialect::{Answer, Dialect},
     lex::Kind,
     load::{Def, Full, Loaded, Macro, Rest, Tables, Tok},
+    memo::Memo,
     names::{NUMBERED_MAX, Sym},
     run::full,
     search::Search,
@@ -37,8 +38,9 @@ pub(crate) struct World {
     /// What is loaded for a file that holds no text.
     pub(crate) nothing: Arc<Loaded>,
     starts: Mutex<FxHashMap<u64, Start>>,
-    searches: Mutex<FxHashMap<(Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<Vec<u8>>), Arc<Search>>>,
+    searches: Mutex<FxHashMap<[Vec<Vec<u8>>; 3], Arc<Search>>>,
     loaded: Mutex<Texts>,
+    memo: Mutex<Memo>,
 }
 
 /// Texts made ready to run, by digest, and when each was used last.
@@ -62,6 +64,7 @@ impl World {
             starts: Mutex::default(),
             searches: Mutex::default(),
             loaded: Mutex::default(),
+            memo: Mutex::default(),
         }
     }
 
@@ -115,7 +118,7 @@ impl World {
     }
 
     pub(crate) fn search(&self, dirs: &SearchDirs) -> Result<Arc<Search>, Undecided> {
-        let key = (dirs.quote.clone(), dirs.angle.clone(), dirs.frameworks.clone());
+        let key = [dirs.quote.clone(), dirs.angle.clone(), dirs.frameworks.clone()];
         if let Some(search) = lock(&self.searches).get(&key) {
             return Ok(search.clone());
         }
@@ -126,6 +129,11 @@ impl World {
         }
         searches.insert(key, search.clone());
         Ok(search)
+    }
+
+    /// What includes did before. To be held briefly.
+    pub(crate) fn memo(&self) -> MutexGuard<'_, Memo> {
+        lock(&self.memo)
     }
 
     /// The text of that digest, if it is ready.

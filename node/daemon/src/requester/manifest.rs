@@ -19,11 +19,13 @@ use super::sight::{FileId, Look, Nowhere, Place};
 /// directories stays under 20,000.
 pub(super) const ABSENT_MAX: usize = 65_536;
 
-/// Paths at which nothing is, by directory.
+/// Paths at which nothing is, by directory, or nothing that a compiler would open.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Absent {
     directories: HashMap<Vec<u8>, Vec<Vec<u8>>>,
     len: usize,
+    /// Where a file was looked for and a directory is, as spelled.
+    passed_over: Vec<Vec<u8>>,
 }
 
 /// What one compile of a source saw.
@@ -33,6 +35,8 @@ pub(super) struct Manifest<'a> {
     pub(super) action: ActionKey,
     #[serde(borrow)]
     folders: Vec<Folder<'a>>,
+    /// Paths at which directories are where files were looked for.
+    passed_over: Vec<&'a [u8]>,
 }
 
 /// What was seen in one directory.
@@ -66,6 +70,12 @@ impl Absent {
         }
     }
 
+    /// Adds a path at which a file was looked for and a directory is.
+    pub fn pass_over(&mut self, path: &[u8]) {
+        self.len += 1;
+        self.passed_over.push(path.to_vec());
+    }
+
     /// How many paths there are.
     pub fn len(&self) -> usize {
         self.len
@@ -76,7 +86,7 @@ impl Absent {
         self.len == 0
     }
 
-    /// The paths as they were added, in no order.
+    /// The paths at which nothing is, as they were added, in no order.
     pub fn iter(&self) -> impl Iterator<Item = Vec<u8>> {
         let whole = |(directory, names): (&'_ Vec<u8>, &'_ Vec<Vec<u8>>)| {
             names.iter().map(|name| [directory.as_slice(), name].concat()).collect::<Vec<_>>()
@@ -108,7 +118,8 @@ impl<'a> Manifest<'a> {
             folder.absent.dedup();
             folder
         });
-        Self { action, folders: sorted.collect() }
+        let passed_over = absent.passed_over.iter().map(Vec::as_slice).collect();
+        Self { action, folders: sorted.collect(), passed_over }
     }
 
     /// The manifest's bytes.
@@ -120,7 +131,7 @@ impl<'a> Manifest<'a> {
     pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let manifest: Self = postcard::from_bytes(bytes).ok()?;
         let absent: usize = manifest.folders.iter().map(|folder| folder.absent.len()).sum();
-        (absent <= ABSENT_MAX).then_some(manifest)
+        (absent + manifest.passed_over.len() <= ABSENT_MAX).then_some(manifest)
     }
 
     /// Why the manifest does not hold any more, as `look` sees it; `None` if it does.
@@ -136,7 +147,12 @@ impl<'a> Manifest<'a> {
         look: &mut Look<'_>,
         mut is_still: impl FnMut(&mut Look<'_>, FileId, &Digest) -> bool,
     ) -> Option<String> {
-        self.folders.iter().find_map(|folder| folder.difference(look, &mut is_still))
+        let differs = self.folders.iter().find_map(|folder| folder.difference(look, &mut is_still));
+        differs.or_else(|| {
+            let is_gone = |path: &&&[u8]| !matches!(look.at(path), Ok(Place::Directory(_)));
+            let gone = self.passed_over.iter().find(is_gone)?;
+            Some(format!("{} has changed", String::from_utf8_lossy(gone)))
+        })
     }
 }
 
@@ -215,6 +231,8 @@ mod tests {
         absent.add(at("first/x.h").as_os_str().as_bytes());
         absent.add(at("link.h.gch").as_os_str().as_bytes());
         absent.add(b"sub/../gone/y.h");
+        fs::create_dir(at("as-file")).unwrap();
+        absent.pass_over(b"as-file");
         let bytes = Manifest::new(ActionKey(Digest::of(b"key")), &inputs, &absent).encode();
         let manifest = Manifest::decode(&bytes).unwrap();
         let (files, sight) = (Files::default(), Sight::default());
@@ -261,6 +279,11 @@ mod tests {
             &|| fs::remove_dir(at("sub")).and_then(|()| symlink("first", at("sub"))).unwrap(),
             &|| fs::remove_file(at("sub")).and_then(|()| fs::create_dir(at("sub"))).unwrap(),
             "sub has changed",
+        );
+        check(
+            &|| fs::remove_dir(at("as-file")).and_then(|()| fs::write(at("as-file"), "")).unwrap(),
+            &|| fs::remove_file(at("as-file")).and_then(|()| fs::create_dir(at("as-file"))).unwrap(),
+            "as-file has changed",
         );
         assert_eq!(Manifest::decode(&bytes[..bytes.len() - 1]), None);
     }

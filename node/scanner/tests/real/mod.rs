@@ -24,15 +24,15 @@ use barn_compilers::{
 use barn_scanner::{Define, Dialect, Disk, File, Look, Questions, Scan, Scanner, Text, Undecided, Unit};
 
 /// Files of this machine; every path is looked at once.
-pub struct RealDisk {
+pub(crate) struct RealDisk {
     cwd: PathBuf,
-    looks: HashMap<(Vec<u8>, Vec<u8>), Look>,
+    looks: HashMap<Vec<u8>, HashMap<Vec<u8>, Look>>,
     texts: HashMap<[u8; 32], Arc<Text>>,
-    pub looked: usize,
+    pub(crate) looked: usize,
 }
 
 impl RealDisk {
-    pub fn new(cwd: &Path) -> Self {
+    pub(crate) fn new(cwd: &Path) -> Self {
         Self { cwd: cwd.to_owned(), looks: HashMap::new(), texts: HashMap::new(), looked: 0 }
     }
 
@@ -65,12 +65,12 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn look(&mut self, dir: &[u8], name: &[u8]) -> Look {
         self.looked += 1;
-        if let Some(&look) = self.looks.get(&(dir.to_vec(), name.to_vec())) {
+        if let Some(&look) = self.looks.get(dir).and_then(|names| names.get(name)) {
             return look;
         }
         let path = self.cwd.join(OsStr::from_bytes(dir)).join(OsStr::from_bytes(name));
         let look = self.see(&path);
-        self.looks.insert((dir.to_vec(), name.to_vec()), look);
+        self.looks.entry(dir.to_vec()).or_default().insert(name.to_vec(), look);
         look
     }
 
@@ -81,17 +81,17 @@ impl Disk for RealDisk {
 
 /// A compiler with flags, and a directory to run it in.
 #[derive(Clone, Debug)]
-pub struct Compiler {
-    pub program: String,
-    pub family: Family,
-    pub language: Language,
+pub(crate) struct Compiler {
+    pub(crate) program: String,
+    pub(crate) family: Family,
+    pub(crate) language: Language,
     /// All flags but those in `unit`.
-    pub flags: Vec<String>,
-    pub cwd: PathBuf,
+    pub(crate) flags: Vec<String>,
+    pub(crate) cwd: PathBuf,
 }
 
 impl Compiler {
-    pub fn new(program: &str, language: Language, flags: &[&str], cwd: &Path) -> Self {
+    pub(crate) fn new(program: &str, language: Language, flags: &[&str], cwd: &Path) -> Self {
         let family = if program.contains("clang") { Family::Clang } else { Family::Gcc };
         Self {
             program: program.to_owned(),
@@ -113,7 +113,7 @@ impl Compiler {
     }
 
     /// Runs it on `input`: whether it succeeded, and its output and messages.
-    pub fn run(&self, extra: &[&str], input: &[u8]) -> (bool, Vec<u8>, Vec<u8>) {
+    pub(crate) fn run(&self, extra: &[&str], input: &[u8]) -> (bool, Vec<u8>, Vec<u8>) {
         let mut child = Command::new(&self.program)
             .args(&self.flags)
             .args(["-x", self.x()])
@@ -135,17 +135,17 @@ impl Compiler {
         (output.status.success(), output.stdout, output.stderr)
     }
 
-    pub fn dialect(&self) -> Arc<Dialect> {
+    pub(crate) fn dialect(&self) -> Arc<Dialect> {
         let (_, out, _) = self.run(&["-dM", "-E", "-"], b"");
         Arc::new(Dialect::new(self.family, self.language, &out))
     }
 
-    pub fn search(&self) -> Arc<SearchDirs> {
+    pub(crate) fn search(&self) -> Arc<SearchDirs> {
         let (_, _, err) = self.run(&["-v", "-E", "-"], b"");
         Arc::new(parse_search_dirs(&err).expect("it lists its directories"))
     }
 
-    pub fn unit(&self, source: &str) -> Unit {
+    pub(crate) fn unit(&self, source: &str) -> Unit {
         Unit {
             dialect: self.dialect(),
             source: source.as_bytes().to_vec(),
@@ -157,7 +157,7 @@ impl Compiler {
     }
 
     /// Scans `unit`, asking the compiler what the scanner asks; how often it asked.
-    pub fn scan(
+    pub(crate) fn scan(
         &self,
         scanner: &Scanner,
         unit: &mut Unit,
@@ -178,7 +178,7 @@ impl Compiler {
     }
 
     /// The flags that say what is in `unit`.
-    pub fn unit_flags(unit: &Unit) -> Vec<String> {
+    pub(crate) fn unit_flags(unit: &Unit) -> Vec<String> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("tests use plain names");
         let mut flags = Vec::new();
         for define in &unit.defines {
@@ -197,7 +197,7 @@ impl Compiler {
     }
 
     /// What the compiler's own `-M` lists; `None` if it fails.
-    pub fn listed(&self, unit: &Unit) -> Option<BTreeSet<PathBuf>> {
+    pub(crate) fn listed(&self, unit: &Unit) -> Option<BTreeSet<PathBuf>> {
         let flags = Self::unit_flags(unit);
         let source = String::from_utf8(unit.source.clone()).expect("tests use plain names");
         let mut arguments: Vec<&str> = flags.iter().map(String::as_str).collect();
@@ -208,13 +208,13 @@ impl Compiler {
     }
 
     /// A path made absolute, with links followed.
-    pub fn plain(&self, path: &[u8]) -> PathBuf {
+    pub(crate) fn plain(&self, path: &[u8]) -> PathBuf {
         let path = self.cwd.join(OsStr::from_bytes(path));
         path.canonicalize().unwrap_or(path)
     }
 
     /// The files a scan says are opened, as [`Compiler::listed`] shows them.
-    pub fn opened(&self, scan: &Scan) -> BTreeSet<PathBuf> {
+    pub(crate) fn opened(&self, scan: &Scan) -> BTreeSet<PathBuf> {
         scan.opened.iter().map(|(path, ..)| self.plain(path)).collect()
     }
 }

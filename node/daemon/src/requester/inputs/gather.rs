@@ -152,9 +152,8 @@ impl<'a, 's> Gather<'a, 's> {
 
     /// Notes that a path was asked for at which something lies that is no file.
     pub(super) fn passed_over(&mut self, path: &[u8]) {
-        match self.layout.walk(self.look, path) {
-            // In the tree, it must stay there.
-            Ok(Place::Directory(_)) => {}
+        match self.look.at(path) {
+            Ok(Place::Directory(_)) => self.absent.pass_over(path),
             _ => self.complete = false,
         }
     }

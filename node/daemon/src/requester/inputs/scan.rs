@@ -14,6 +14,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use barn_compilers::Language;
 use barn_protocol::Digest;
 use barn_scanner::{Disk, File, Look as Seen, Question, Scan, Scanner, Text, Undecided, Unit};
 
@@ -120,6 +121,10 @@ impl IncludeScan {
 
 impl FindInputs for IncludeScan {
     async fn find(&self, call: Arc<Call>) -> Result<Inputs, Unknown> {
+        if call.compile.language == Language::Assembler {
+            // It has no directives; what the assembler itself may read is looked for in its text.
+            return self.otherwise.find(call).await;
+        }
         let why = match self.scan(&call).await {
             Ok(found) => return found,
             Err(why) => why,
