@@ -79,6 +79,8 @@ fn spec() -> Outcome<Spec> {
         cwd: InsidePath::new("/work")?,
         toolchain,
         inputs: Vec::new(),
+        tree: None,
+        trace: false,
         outputs: Vec::new(),
         limits: Limits::default(),
         priority: Priority::Normal,

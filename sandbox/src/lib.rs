@@ -14,6 +14,7 @@
 //! weaker sandbox. `docs/sandbox.md` has the threat notes.
 
 mod access;
+mod arrange;
 mod cancel;
 mod loader;
 mod path;

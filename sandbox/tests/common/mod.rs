@@ -93,6 +93,8 @@ pub fn probe(arguments: &[&str]) -> Spec {
         cwd: path("/work"),
         toolchain: vec![Mount { host, inside: path("/usr/bin/probe") }],
         inputs: Vec::new(),
+        tree: None,
+        trace: false,
         outputs: Vec::new(),
         limits: limits(),
         priority: Priority::Normal,
