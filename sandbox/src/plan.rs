@@ -437,6 +437,7 @@ fn job(spec: &Spec, tops: &BTreeMap<InsidePath, Top>) -> Job {
         // Threads share the count, so a process may rightly use the wall time once for each.
         cpu_seconds: wall.as_secs().saturating_add(1).saturating_mul(processes.max(1)),
         idle: u64::from(spec.priority == Priority::Idle),
+        trace: u64::from(spec.trace),
     }
 }
 

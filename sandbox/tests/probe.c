@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
@@ -80,6 +81,12 @@ static void calls(int host_pid) {
     TRY(syscall(SYS_process_vm_readv, 2, &local, 1, &remote, 1, 0));
     TRY(syscall(SYS_process_vm_writev, 1, &local, 1, &remote, 1, 0));
     TRY(syscall(438, 0, 0, 0)); /* pidfd_getfd */
+    struct iovec own = { &local, 1 };
+    WANT(ENOSYS, syscall(SYS_process_vm_readv, getpid(), &local, 1, &own, 1, 0));
+    struct { unsigned short code; unsigned char t, f; unsigned k; } allow = { 6, 0, 0, 0x7fff0000 };
+    struct { unsigned short length; void *filter; } filter = { 1, &allow };
+    for (int flags = 0; flags < 16; flags++) WANT(ENOSYS, syscall(SYS_seccomp, 1, flags, &filter));
+    WANT(ENOSYS, syscall(SYS_seccomp, 0, 0, NULL)); WANT(ENOSYS, syscall(SYS_seccomp, 2, 0, buffer)); WANT(ENOSYS, prctl(22, 2, &filter));
     TRY(kill(host_pid, 0));
     TRY(kill(host_pid, SIGKILL));
     TRY(syscall(SYS_add_key, "user", "x", "y", 1, KEY_SPEC_SESSION_KEYRING));
@@ -310,6 +317,10 @@ int main(int argc, char **argv) {
     else if (!strcmp(mode, "files")) { files(); printf("tried %d\n", tried); }
     else if (!strcmp(mode, "change")) { for (int i = 2; i < argc; i++) change(argv[i]); printf("tried %d\n", tried); }
     else if (!strcmp(mode, "walk")) walk(first);
+    else if (!strcmp(mode, "look")) for (int i = 2; i < argc; i++) { struct stat there; int fd = open(argv[i], O_RDONLY); close(fd); stat(argv[i], &there); }
+    else if (!strcmp(mode, "look-far")) { chdir(first); int fd = open(".", O_RDONLY | O_DIRECTORY); chdir("/"); openat(fd, second, O_RDONLY); if (!fork()) { access("/child/asks", R_OK); _exit(0); } wait(NULL); }
+    else if (!strcmp(mode, "look-much")) for (int i = 0; i < atoi(first); i++) { char name[64]; snprintf(name, sizeof name, "/none/%d", i); access(name, R_OK); }
+    else if (!strcmp(mode, "look-badly")) { open((char *)8, O_RDONLY); open(NULL, O_RDONLY); open("", O_RDONLY); access((char *)-1, 0); static char page[8192]; memset(page, 'x', 8192); page[0] = '/'; page[8191] = 0; open(page, O_RDONLY); }
     else if (!strcmp(mode, "list")) list(first);
     else if (!strcmp(mode, "read")) return copy_out(first);
     else if (!strcmp(mode, "connect")) return connects(second, !strcmp(first, "abstract"));

@@ -19,6 +19,9 @@ use tempfile::TempDir;
 /// Large enough to be bound even alone.
 const LARGE: usize = 300_000;
 
+/// Inode, mode, names, times and contents or target.
+type State = (u64, u32, u64, i64, i64, Vec<u8>);
+
 /// A tree on the host and the entries it consists of.
 struct Tree {
     directory: TempDir,
@@ -64,7 +67,7 @@ impl Tree {
     }
 
     /// Everything about every file of the tree that a change would change.
-    fn state(&self) -> BTreeMap<PathBuf, (u64, u32, u64, i64, i64, Vec<u8>)> {
+    fn state(&self) -> BTreeMap<PathBuf, State> {
         let mut state = BTreeMap::new();
         let mut todo = vec![self.directory.path().to_owned()];
         while let Some(at) = todo.pop() {
