@@ -13,8 +13,10 @@
 mod fetch;
 mod room;
 mod shelf;
+mod trees;
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -53,12 +55,19 @@ pub struct Worker {
     pub shelf: Arc<Shelf>,
     /// The toolchains on their way here.
     pub fetcher: Arc<Fetcher>,
-    sandbox: Result<Arc<Sandbox>, String>,
+    sandbox: Result<Arc<Contained>, String>,
     limits: barn_sandbox::Limits,
     slots: u32,
     taken: Arc<AtomicU32>,
     closing: AtomicBool,
     changed: watch::Sender<()>,
+}
+
+/// What runs actions: the sandbox, the trees it binds, and what is known of who was traced.
+struct Contained {
+    sandbox: Arc<Sandbox>,
+    trees: trees::Trees,
+    watch: room::Watch,
 }
 
 /// What [`Worker::new`] needs.
@@ -71,6 +80,8 @@ pub struct Parts {
     pub stats: Arc<Stats>,
     /// The toolchains here.
     pub shelf: Arc<Shelf>,
+    /// The node's directory, in which the worker keeps its trees.
+    pub home: PathBuf,
     /// The sandbox, or why there is none.
     pub sandbox: Result<Arc<Sandbox>, String>,
     /// How much one action may use.
@@ -92,14 +103,20 @@ impl Drop for Slot<'_> {
 impl Worker {
     /// A worker with all slots free.
     pub fn new(parts: Parts) -> Self {
+        let sandbox = parts.sandbox.and_then(|sandbox| {
+            let directory = parts.home.join(trees::DIRECTORY);
+            let trees = trees::Trees::open(&directory, parts.store.clone(), sandbox.drop_to());
+            let trees = trees.map_err(|error| error.to_string())?;
+            Ok(Arc::new(Contained { sandbox, trees, watch: room::Watch::default() }))
+        });
         Self {
             identity: parts.identity,
             store: parts.store,
             stats: parts.stats,
             fetcher: Fetcher::new(parts.shelf.clone()),
             shelf: parts.shelf,
-            slots: if parts.sandbox.is_ok() { parts.slots } else { 0 },
-            sandbox: parts.sandbox,
+            slots: if sandbox.is_ok() { parts.slots } else { 0 },
+            sandbox,
             limits: parts.limits,
             taken: Arc::default(),
             closing: AtomicBool::new(false),
@@ -157,8 +174,8 @@ impl Worker {
             tokio::time::timeout(BLOB_WAIT, blob).await.map_err(|_| StreamError::Stalled(BLOB_WAIT))??;
         }
         self.stats.count_peer(&peer.name, |traffic| traffic.received += 1);
-        match self.run(sandbox, &toolchain, &action, send, recv).await {
-            Ok(result) => {
+        match self.run(sandbox, &toolchain, peer.id, &action, send, recv).await {
+            Ok((result, _observed)) => {
                 let record = ActionRecord {
                     key: action.key(),
                     result: result.clone(),
@@ -183,7 +200,7 @@ impl Worker {
         mesh: &Mesh,
         peer: &Member,
         action: &Action,
-    ) -> Result<(Arc<Toolchain>, Arc<Sandbox>, Slot<'_>), Decline> {
+    ) -> Result<(Arc<Toolchain>, Arc<Contained>, Slot<'_>), Decline> {
         let sandbox = self.sandbox.as_ref().map_err(|_| Decline::NotAWorker)?.clone();
         if self.slots == 0 || self.closing.load(Ordering::Relaxed) {
             return Err(Decline::NotAWorker);
@@ -226,16 +243,21 @@ impl Worker {
     /// Runs the action; the end of the stream or connection cancels it.
     async fn run(
         &self,
-        sandbox: Arc<Sandbox>,
+        contained: Arc<Contained>,
         toolchain: &Toolchain,
+        requester: NodeId,
         action: &Action,
         send: &mut SendStream,
         recv: &mut RecvStream,
-    ) -> Result<barn_protocol::ActionResult, RunFailure> {
-        let spec = room::spec(&self.store, toolchain, action, self.limits.clone())?;
+    ) -> Result<(barn_protocol::ActionResult, Option<barn_protocol::Observed>), RunFailure> {
+        let owner = trees::Owner { requester, toolchain: action.toolchain };
+        let trace = contained.watch.wants(owner);
+        let room = room::prepare(toolchain, owner, action, self.limits.clone(), trace)?;
         let cancel = CancelToken::new().map_err(|_| RunFailure::Sandbox)?;
         let (store, token) = (self.store.clone(), cancel.clone());
-        let mut run = tokio::task::spawn_blocking(move || room::run(&sandbox, &spec, &token, store));
+        let mut run = tokio::task::spawn_blocking(move || {
+            room::run(&contained.sandbox, &contained.trees, room, &token, store)
+        });
         let outcome = tokio::select! {
             outcome = &mut run => outcome,
             () = gone(send, recv) => {
