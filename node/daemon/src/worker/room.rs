@@ -16,6 +16,13 @@ use barn_sandbox::{
 
 use super::trees::{Item, Items, Owner, TreeError, Trees};
 
+/// The first actions of an owner, all watched.
+const WATCHED_FIRST: u32 = 16;
+/// After these, one of so many.
+const WATCHED_EVERY: u32 = 8;
+/// Owners counted; over this, all begin anew.
+const OWNERS_MAX: usize = 1024;
+
 /// One action, ready to be laid out and run.
 pub(super) struct Room {
     owner: Owner,
@@ -84,13 +91,6 @@ pub(super) fn run(
 #[derive(Default)]
 pub(super) struct Watch(Mutex<HashMap<(NodeId, Digest), u32>>);
 
-/// The first actions of an owner, all watched.
-const WATCHED_FIRST: u32 = 16;
-/// After these, one of so many.
-const WATCHED_EVERY: u32 = 8;
-/// Owners counted; over this, all begin anew.
-const OWNERS_MAX: usize = 1024;
-
 impl Watch {
     /// Counts an action of `owner`; whether to watch it.
     pub(super) fn wants(&self, owner: Owner) -> bool {
@@ -100,7 +100,7 @@ impl Watch {
         }
         let count = counts.entry((owner.requester, owner.toolchain)).or_default();
         *count = count.wrapping_add(1);
-        *count <= WATCHED_FIRST || *count % WATCHED_EVERY == 0
+        *count <= WATCHED_FIRST || count.is_multiple_of(WATCHED_EVERY)
     }
 }
 
@@ -133,7 +133,7 @@ fn is_toolchains_own(path: &[u8]) -> bool {
         b"/usr/lib/charset",
     ];
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    let is_library = name.windows(3).any(|part| part == b".so");
+    let is_library = name.ends_with(b".so") || name.windows(4).any(|part| part == b".so.");
     is_library
         || BELOW.iter().any(|prefix| path.starts_with(prefix))
         || path.windows(14).any(|part| part == b"/glibc-hwcaps/")
@@ -213,5 +213,36 @@ impl OutputSink for StoreOutputs {
         let output = u32::try_from(index).map_err(io::Error::other)?;
         self.blobs.push(OutputFile { output, digest, size });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use barn_protocol::Identity;
+
+    use super::*;
+
+    #[test]
+    fn the_first_are_watched_and_then_a_share() {
+        let watch = Watch::default();
+        let owner = |seed: u8| Owner {
+            requester: Identity::from_seed(&[seed; 32]).id(),
+            toolchain: Digest::of(b"toolchain"),
+        };
+        let watched: Vec<_> = (1..=40).filter(|_| watch.wants(owner(1))).collect();
+        assert_eq!(watched, [(1..=16).collect(), vec![24, 32, 40]].concat());
+        assert!(watch.wants(owner(2)), "each has its own first");
+    }
+
+    #[test]
+    fn the_toolchains_own_business_is_not_reported() {
+        let check = |path: &str, expect| assert_eq!(is_toolchains_own(path.as_bytes()), expect, "{path}");
+        check("/etc/ld.so.preload", true);
+        check("/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v3/libz.so.1", true);
+        check("/usr/lib/libisl.so.23", true);
+        check("/usr/lib/locale/C.UTF-8/LC_CTYPE", true);
+        check("/usr/local/include/stdio.h", false);
+        check("/home/u/p/a.solver.h", false);
+        check("/home/u/p/none.h", false);
     }
 }
