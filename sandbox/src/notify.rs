@@ -16,6 +16,7 @@ use libc::{
     seccomp_data, seccomp_notif, seccomp_notif_resp, sock_filter, sock_fprog,
 };
 use nix::{
+    errno::Errno,
     sys::uio::{RemoteIoVec, process_vm_readv},
     unistd::Pid,
 };
@@ -217,26 +218,29 @@ fn is_open(_number: c_long) -> bool {
     false
 }
 
-/// Reads the path at `address` of a thread's memory into `buffer`; `None` if there is none that the kernel would take.
-pub fn read_path(thread: u32, address: u64, buffer: &mut Vec<u8>) -> Option<()> {
-    let thread = Pid::from_raw(i32::try_from(thread).ok()?);
-    let mut at = usize::try_from(address).ok()?;
+/// Reads the path at `address` of a thread's memory into `buffer`.
+///
+/// # Errors
+/// `EFAULT` or `ENAMETOOLONG` when there is none, so that the kernel refuses the call, too; `ESRCH` when the thread is
+/// dead; anything else means that this process may not look.
+pub fn read_path(thread: u32, address: u64, buffer: &mut Vec<u8>) -> nix::Result<()> {
+    let thread = Pid::from_raw(i32::try_from(thread).map_err(|_| Errno::ESRCH)?);
+    let mut at = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
     buffer.clear();
     while buffer.len() < PATH_BYTES_MAX {
         let length = (PAGE_BYTES - at % PAGE_BYTES).min(PATH_BYTES_MAX - buffer.len());
         let filled = buffer.len();
         buffer.resize(filled + length, 0);
         let remote = RemoteIoVec { base: at, len: length };
-        let read =
-            process_vm_readv(thread, &mut [io::IoSliceMut::new(&mut buffer[filled..])], &[remote]).ok()?;
+        let read = process_vm_readv(thread, &mut [io::IoSliceMut::new(&mut buffer[filled..])], &[remote])?;
         if let Some(end) = buffer[filled..filled + read].iter().position(|&byte| byte == 0) {
             buffer.truncate(filled + end);
-            return Some(());
+            return Ok(());
         }
         if read < length {
-            return None;
+            return Err(Errno::EFAULT);
         }
-        at = at.checked_add(length)?;
+        at = at.checked_add(length).ok_or(Errno::EFAULT)?;
     }
-    None
+    Err(Errno::ENAMETOOLONG)
 }

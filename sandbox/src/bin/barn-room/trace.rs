@@ -88,14 +88,14 @@ impl Trace {
 
     fn look(&mut self, call: &Call) {
         let mut path = std::mem::take(&mut self.path);
-        if read_path(call.thread, call.path, &mut path).is_none() {
-            // The kernel will refuse it, too; but another thread may have just unmapped it, so it is not counted.
-            self.path = path;
-            return;
-        }
-        match absolute(call, &path) {
-            Some(full) => self.note(&full, call.opens),
-            None => self.lost |= !path.is_empty(),
+        match read_path(call.thread, call.path, &mut path) {
+            Ok(()) => match absolute(call, &path) {
+                Some(full) => self.note(&full, call.opens),
+                None => self.lost |= !path.is_empty(),
+            },
+            // No path, or nobody who asks any more.
+            Err(Errno::EFAULT | Errno::ENAMETOOLONG | Errno::ESRCH) => {}
+            Err(_) => self.lost = true,
         }
         self.path = path;
     }
