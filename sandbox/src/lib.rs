@@ -14,8 +14,10 @@
 //! weaker sandbox. `docs/sandbox.md` has the threat notes.
 
 mod access;
+mod arrange;
 mod cancel;
 mod loader;
+pub mod notify;
 mod path;
 mod plan;
 mod receive;
@@ -34,7 +36,7 @@ pub use cancel::CancelToken;
 pub use loader::{Helper, LoaderError};
 pub use path::{InsidePath, PathError};
 pub use plan::{ENTRIES_MAX, MOUNTS_MAX, OUTPUTS_MAX, Plan, PlanError, TEXT_BYTES_MAX, TOPS_MAX};
-pub use receive::{Exit, Finished, Limit, Output, OutputState, Refusal, Violation};
+pub use receive::{Exit, Finished, Limit, Observed, Output, OutputState, Refusal, Violation};
 pub use run::RunError;
 pub use sandbox::{Config, DROP_TO_DEFAULT, Sandbox, SetupError};
 pub use sink::{DirectorySink, MemorySink, OutputSink};

@@ -6,14 +6,20 @@
 //! Invariant: when bubblewrap works, there is no symbolic link and nothing untrusted in its tree. Everything the
 //! requester sent is laid out later, by the room, from within. The exception, symbolic links directly in the root
 //! (`/lib64`), comes last and nothing bubblewrap makes lies below one: a link to `/oldroot/…` made bubblewrap 0.8
-//! write to the host.
+//! write to the host. Parts of a tree are bound as leaves: nothing is made at or below one (`arrange`).
 
-use std::{collections::BTreeMap, os::unix::ffi::OsStrExt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
 
 use crate::{
+    arrange::{self, Skeleton},
     loader::Helper,
     path::InsidePath,
-    spec::{Entry, Kind, Limits, Priority, Spec},
+    spec::{Entry, Kind, Limits, Mount, Priority, Spec},
     wire::Job,
 };
 
@@ -67,6 +73,7 @@ pub struct Plan {
     options: Vec<Vec<u8>>,
     job: Job,
     laid_out: Vec<Entry>,
+    bound: Vec<Mount>,
 }
 
 /// Why a [`Spec`] is refused.
@@ -87,6 +94,9 @@ pub enum PlanError {
     /// A symbolic link without a target, or with one that is too long or holds NUL.
     #[error("symbolic link {0} has no usable target")]
     BadTarget(InsidePath),
+    /// A file that is said to lie in the tree of a spec without a tree.
+    #[error("{0} lies in no tree")]
+    NoTree(InsidePath),
     /// An argument, or a name or value of the environment, that cannot be passed.
     #[error("argument or environment holds a NUL byte or a nameless variable")]
     BadText,
@@ -109,6 +119,42 @@ enum Leaf<'a> {
     Mount,
 }
 
+/// How a tree comes in; without a tree, everything is copied.
+struct Arrangement<'a> {
+    skeleton: Skeleton,
+    bound: BTreeSet<&'a [u8]>,
+}
+
+impl<'a> Arrangement<'a> {
+    fn new(spec: &'a Spec, leaves: &BTreeMap<&'a [u8], Leaf<'a>>) -> Self {
+        if spec.tree.is_none() {
+            return Self { skeleton: Skeleton::default(), bound: BTreeSet::new() };
+        }
+        let link = |path: &[u8]| match leaves.get(path) {
+            Some(Leaf::Symlink(target)) => Some(*target),
+            _ => None,
+        };
+        let mut skeleton = Skeleton::default();
+        for output in &spec.outputs {
+            skeleton.add_output(output.as_bytes(), link);
+        }
+        let above = spec.toolchain.iter().filter_map(|mount| mount.inside.ancestors().next());
+        for directory in above.chain([spec.cwd.as_bytes(), b"/tmp"]) {
+            skeleton.add(directory, link);
+        }
+        let bound = arrange::bound(&spec.inputs, &skeleton);
+        Self { skeleton, bound }
+    }
+
+    fn bound_tops(&self) -> usize {
+        self.bound.iter().filter(|leaf| !leaf[1..].contains(&b'/')).count()
+    }
+
+    fn is_bound(&self, path: &[u8]) -> bool {
+        !self.bound.is_empty() && self.skeleton.leaf(path).is_some_and(|leaf| self.bound.contains(leaf))
+    }
+}
+
 /// A file system of the sandbox: how much it must hold at the start, and whether the compile may add to it.
 #[derive(Default)]
 struct Top {
@@ -126,11 +172,14 @@ impl Plan {
         check_text(spec)?;
         let leaves = leaves(spec)?;
         check_nesting(spec, &leaves)?;
-        let tops = tops(spec, &leaves)?;
+        let arrangement = Arrangement::new(spec, &leaves);
+        let tops = tops(spec, &leaves, &arrangement)?;
+        let bound = bound(spec, &arrangement);
         Ok(Self {
-            options: options(spec, helper, &tops),
+            options: options(spec, helper, &tops, &bound),
             job: job(spec, &tops),
-            laid_out: spec.inputs.iter().filter(|entry| !entry.path.is_top()).cloned().collect(),
+            laid_out: laid_out(spec, &arrangement)?,
+            bound,
         })
     }
 
@@ -142,6 +191,11 @@ impl Plan {
     /// What the room is told to run.
     pub fn job(&self) -> &Job {
         &self.job
+    }
+
+    /// The parts of the tree that are bound.
+    pub fn bound(&self) -> &[Mount] {
+        &self.bound
     }
 
     /// What the room is to lay out, in the spec's order.
@@ -205,7 +259,7 @@ fn leaf(kind: &Kind) -> Leaf<'_> {
     match kind {
         Kind::Directory => Leaf::Directory,
         Kind::Symlink { target } => Leaf::Symlink(target),
-        Kind::File { .. } => Leaf::File,
+        Kind::File { .. } | Kind::Laid { .. } => Leaf::File,
     }
 }
 
@@ -240,7 +294,11 @@ fn check_nesting(spec: &Spec, leaves: &BTreeMap<&[u8], Leaf<'_>>) -> Result<(), 
     }
 }
 
-fn tops(spec: &Spec, leaves: &BTreeMap<&[u8], Leaf<'_>>) -> Result<BTreeMap<InsidePath, Top>, PlanError> {
+fn tops(
+    spec: &Spec,
+    leaves: &BTreeMap<&[u8], Leaf<'_>>,
+    arrangement: &Arrangement<'_>,
+) -> Result<BTreeMap<InsidePath, Top>, PlanError> {
     let mut tops: BTreeMap<InsidePath, Top> = BTreeMap::new();
     let tmp = InsidePath::new("/tmp").expect("a normal path");
     if leaves.get(tmp.as_bytes()).is_some_and(|leaf| *leaf != Leaf::Directory) {
@@ -253,6 +311,9 @@ fn tops(spec: &Spec, leaves: &BTreeMap<&[u8], Leaf<'_>>) -> Result<BTreeMap<Insi
     for entry in &spec.inputs {
         let bytes = entry_bytes(&entry.kind);
         total = total.saturating_add(bytes);
+        if arrangement.is_bound(entry.path.as_bytes()) {
+            continue;
+        }
         if !(entry.path.is_top() && matches!(entry.kind, Kind::Symlink { .. })) {
             let top = tops.entry(entry.path.top()).or_default();
             top.bytes = top.bytes.saturating_add(bytes);
@@ -264,10 +325,16 @@ fn tops(spec: &Spec, leaves: &BTreeMap<&[u8], Leaf<'_>>) -> Result<BTreeMap<Insi
             tops.entry(top).or_default().writable = true;
         }
     }
+    for top in arrangement.skeleton.tops() {
+        // A link's target may hold a name no file system takes; then there is nothing to make.
+        if let Ok(top) = InsidePath::new(top) {
+            tops.entry(top).or_default().writable = true;
+        }
+    }
     if total > INPUT_BYTES_MAX {
         return Err(PlanError::TooMany { what: "bytes of inputs", max: INPUT_BYTES_MAX });
     }
-    if tops.len() > TOPS_MAX {
+    if tops.len() + arrangement.bound_tops() > TOPS_MAX {
         return Err(PlanError::TooMany { what: "top-level directories", max: TOPS_MAX as u64 });
     }
     Ok(tops)
@@ -277,11 +344,42 @@ fn tops(spec: &Spec, leaves: &BTreeMap<&[u8], Leaf<'_>>) -> Result<BTreeMap<Insi
 fn entry_bytes(kind: &Kind) -> u64 {
     match kind {
         Kind::Directory | Kind::Symlink { .. } => PAGE_BYTES,
-        Kind::File { size, .. } => size.div_ceil(PAGE_BYTES).saturating_add(1).saturating_mul(PAGE_BYTES),
+        Kind::File { size, .. } | Kind::Laid { size, .. } => {
+            size.div_ceil(PAGE_BYTES).saturating_add(1).saturating_mul(PAGE_BYTES)
+        }
     }
 }
 
-fn options(spec: &Spec, helper: &Helper, tops: &BTreeMap<InsidePath, Top>) -> Vec<Vec<u8>> {
+fn bound(spec: &Spec, arrangement: &Arrangement<'_>) -> Vec<Mount> {
+    let Some(tree) = &spec.tree else { return Vec::new() };
+    let mount = |leaf: &&[u8]| Mount {
+        host: below(tree, leaf),
+        inside: InsidePath::new(*leaf).expect("a part of a normal path is one"),
+    };
+    arrangement.bound.iter().map(mount).collect()
+}
+
+/// What is copied: all that is not bound, from where it lies.
+fn laid_out(spec: &Spec, arrangement: &Arrangement<'_>) -> Result<Vec<Entry>, PlanError> {
+    let copied = |entry: &&Entry| !entry.path.is_top() && !arrangement.is_bound(entry.path.as_bytes());
+    let laid_out = |entry: &Entry| match (&entry.kind, &spec.tree) {
+        (Kind::Laid { size, executable }, Some(tree)) => {
+            let source = below(tree, entry.path.as_bytes());
+            let kind = Kind::File { source, size: *size, executable: *executable };
+            Ok(Entry { path: entry.path.clone(), kind })
+        }
+        (Kind::Laid { .. }, None) => Err(PlanError::NoTree(entry.path.clone())),
+        _ => Ok(entry.clone()),
+    };
+    spec.inputs.iter().filter(copied).map(laid_out).collect()
+}
+
+/// Where `path` lies in a tree of the host.
+fn below(tree: &Path, path: &[u8]) -> std::path::PathBuf {
+    tree.join(OsStr::from_bytes(&path[1..]))
+}
+
+fn options(spec: &Spec, helper: &Helper, tops: &BTreeMap<InsidePath, Top>, bound: &[Mount]) -> Vec<Vec<u8>> {
     let mut options: Vec<Vec<u8>> = ISOLATION.iter().map(|option| option.as_bytes().to_vec()).collect();
     let mut add = |parts: &[&[u8]]| options.extend(parts.iter().map(|part| part.to_vec()));
     for (path, top) in tops {
@@ -297,6 +395,10 @@ fn options(spec: &Spec, helper: &Helper, tops: &BTreeMap<InsidePath, Top>) -> Ve
     add(&[b"--proc", b"/proc"]);
     // Read-only, because its shm directory would otherwise be a file system without a size.
     add(&[b"--dev", b"/dev", b"--remount-ro", b"/dev"]);
+    // Nothing of bubblewrap's comes to lie at or below these.
+    for mount in bound {
+        add(&[b"--ro-bind", mount.host.as_os_str().as_bytes(), mount.inside.as_bytes()]);
+    }
     let links: BTreeMap<_, _> = spec.inputs.iter().filter_map(root_link).collect();
     for (path, target) in links {
         add(&[b"--symlink", target, path]);
@@ -335,6 +437,7 @@ fn job(spec: &Spec, tops: &BTreeMap<InsidePath, Top>) -> Job {
         // Threads share the count, so a process may rightly use the wall time once for each.
         cpu_seconds: wall.as_secs().saturating_add(1).saturating_mul(processes.max(1)),
         idle: u64::from(spec.priority == Priority::Idle),
+        trace: u64::from(spec.trace),
     }
 }
 

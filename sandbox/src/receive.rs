@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Laying --STARTED--> Running --EXITED--> Collecting --DONE--> Done
-//!                     (STDOUT, STDERR)*   |        ^
+//!                     (STDOUT, STDERR)*   | (SEEN* SEEN_ALL)? before the first output
+//!                                         |        ^
 //!                                  OUTPUT |        | last byte
 //!                                         v        |
 //!                                         Receiving (OUTPUT_DATA)+
@@ -14,12 +15,17 @@
 use std::time::Duration;
 
 use crate::{
+    path::InsidePath,
     spec::Limits,
-    wire::{Fields, WireError, absent, failed, kind, limit},
+    wire::{Fields, WireError, absent, failed, kind, limit, seen},
 };
 
 /// Longest text of a failure, in bytes; the rest is cut off.
 const FAILURE_BYTES_MAX: usize = 1024;
+/// Most paths taken as observed, and their bytes; the room stops before.
+const OBSERVED_MAX: usize = 65_536;
+/// As above.
+const OBSERVED_BYTES_MAX: usize = 16 << 20;
 
 /// How the program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +55,17 @@ pub struct Finished {
     pub max_rss_bytes: u64,
     /// CPU time of the program and what it waited for, as the room says.
     pub cpu: Duration,
+    /// What the program looked for, as the room says; `None` if it was not watched, or not all of the time.
+    pub observed: Option<Observed>,
+}
+
+/// What a program was seen to look for. Only observed: a program can hide from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// What it opened for reading, by the path without links; directories and what lies outside the tree included.
+    pub opened: Vec<InsidePath>,
+    /// What it asked for and was not there.
+    pub in_vain: Vec<InsidePath>,
 }
 
 /// What became of a declared output.
@@ -191,6 +208,9 @@ pub(crate) struct Receiver {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     outputs: Vec<Output>,
+    seen: Observed,
+    seen_bytes: usize,
+    seen_all: bool,
 }
 
 impl Receiver {
@@ -206,6 +226,9 @@ impl Receiver {
             stdout: Vec::new(),
             stderr: Vec::new(),
             outputs: Vec::new(),
+            seen: Observed::default(),
+            seen_bytes: 0,
+            seen_all: false,
         }
     }
 
@@ -223,6 +246,12 @@ impl Receiver {
             }
             (kind::STDOUT | kind::STDERR, State::Running) => self.stdio(kind, payload),
             (kind::EXITED, State::Running) => self.exited(payload),
+            (kind::SEEN, State::Collecting) if self.may_see() => self.see(payload),
+            (kind::SEEN_ALL, State::Collecting) if self.may_see() => {
+                Fields::new(payload).end().map_err(malformed)?;
+                self.seen_all = true;
+                Ok(Step::Continue)
+            }
             (kind::OUTPUT, State::Collecting) => self.output(payload),
             (kind::ABSENT, State::Collecting) => self.absent(payload),
             (kind::OUTPUT_DATA, State::Receiving { left }) => self.data(payload, left),
@@ -238,8 +267,33 @@ impl Receiver {
     /// The result; `None` before [`Step::Done`].
     pub(crate) fn finish(self, wall: Duration, setup: Duration) -> Option<Finished> {
         let exit = self.exit.filter(|_| self.state == State::Done)?;
-        let Self { stdout, stderr, outputs, max_rss_bytes, cpu, .. } = self;
-        Some(Finished { exit, stdout, stderr, outputs, wall, setup, max_rss_bytes, cpu })
+        let Self { stdout, stderr, outputs, max_rss_bytes, cpu, seen, seen_all, .. } = self;
+        let observed = seen_all.then_some(seen);
+        Some(Finished { exit, stdout, stderr, outputs, wall, setup, max_rss_bytes, cpu, observed })
+    }
+
+    /// Observations come at once and before the outputs.
+    fn may_see(&self) -> bool {
+        !self.seen_all && self.outputs.is_empty()
+    }
+
+    fn see<'a>(&mut self, payload: &[u8]) -> Result<Step<'a>, Violation> {
+        let malformed = |_| Violation::Malformed(kind::SEEN);
+        let mut fields = Fields::new(payload);
+        let list = match fields.byte().map_err(malformed)? {
+            seen::OPENED => &mut self.seen.opened,
+            seen::IN_VAIN => &mut self.seen.in_vain,
+            _ => return Err(Violation::Malformed(kind::SEEN)),
+        };
+        while !fields.is_empty() {
+            let path = fields.bytes().map_err(malformed)?;
+            self.seen_bytes += path.len();
+            if list.len() >= OBSERVED_MAX || self.seen_bytes > OBSERVED_BYTES_MAX {
+                return Err(Violation::TooMuch(kind::SEEN));
+            }
+            list.push(InsidePath::new(path).map_err(|_| Violation::Malformed(kind::SEEN))?);
+        }
+        Ok(Step::Continue)
     }
 
     fn stdio<'a>(&mut self, kind: u8, payload: &[u8]) -> Result<Step<'a>, Violation> {

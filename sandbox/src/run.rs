@@ -14,9 +14,12 @@ use std::{
 
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
+    fcntl::{FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, open, openat2},
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::{Signal, killpg},
+    sys::{
+        signal::{Signal, killpg},
+        stat::Mode,
+    },
     unistd::Pid,
 };
 
@@ -54,6 +57,14 @@ pub enum RunError {
         inside: InsidePath,
         /// The reason.
         source: AccessError,
+    },
+    /// A part of the tree cannot be bound.
+    #[error("{inside} of the tree cannot be used")]
+    Tree {
+        /// Its path inside.
+        inside: InsidePath,
+        /// The reason.
+        source: io::Error,
     },
     /// An input's source cannot be read, or is shorter than the spec says.
     #[error("cannot read input {}", .source_path.display())]
@@ -139,6 +150,7 @@ impl Sandbox {
         let begun = Instant::now();
         let plan = Plan::new(spec, &self.helper)?;
         self.check_toolchain(spec)?;
+        check_tree(spec, &plan)?;
         let child = self.spawner.spawn(plan.options()).map_err(RunError::Spawn)?;
         let clock = Clock { begun, wall: spec.limits.wall, cancel };
         let mut conversation = Conversation::new(child, clock)?;
@@ -157,6 +169,32 @@ impl Sandbox {
         }
         Ok(())
     }
+}
+
+/// What is bound of a tree must be what the spec says lies there, and not lie behind a link.
+fn check_tree(spec: &Spec, plan: &Plan) -> Result<(), RunError> {
+    let Some(tree) = &spec.tree else { return Ok(()) };
+    let failed =
+        |inside: &InsidePath, errno: Errno| RunError::Tree { inside: inside.clone(), source: errno.into() };
+    let mut root = None;
+    for mount in plan.bound() {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let root = match &root {
+            Some(root) => root,
+            None => {
+                let opened =
+                    open(tree, flags, Mode::empty()).map_err(|errno| failed(&mount.inside, errno))?;
+                root.insert(opened)
+            }
+        };
+        let how = OpenHow::new()
+            // Without O_NOFOLLOW, or a link in the last place would be opened instead of refused.
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        let below = mount.host.strip_prefix(tree).expect("bound parts lie below the tree");
+        openat2(root, below, how).map_err(|errno| failed(&mount.inside, errno))?;
+    }
+    Ok(())
 }
 
 /// What ends a run from outside.
@@ -232,6 +270,7 @@ impl<'a> Conversation<'a> {
                     });
                     self.feed_file(&mut batch, source, *size)?;
                 }
+                Kind::Laid { .. } => unreachable!("a plan says where the files of a tree lie"),
             }
             if batch.len() >= BATCH_BYTES && !self.send(&mut batch)? {
                 return Ok(());

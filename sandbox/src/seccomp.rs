@@ -7,6 +7,8 @@
 //! Off the list on purpose, beside mounts, namespaces, modules, tracing and the like: `memfd_create` and System V
 //! shared memory (memory no rlimit counts), `io_uring` (calls no filter sees), `sync` (the host's disks would
 //! wait), extended attributes being set, and every way to become another user.
+//!
+//! `seccomp` and `process_vm_readv` are for the room; the inner filter takes them from the compile ([`notify`]).
 
 use std::collections::BTreeMap;
 
@@ -15,6 +17,8 @@ use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
+
+use crate::notify;
 
 /// Calls allowed whatever their arguments.
 const ALLOWED: &[c_long] = &[
@@ -308,7 +312,10 @@ fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, BackendError> {
     rules.insert(libc::SYS_socket, one_of(0, &unix)?);
     rules.insert(libc::SYS_socketpair, one_of(0, &unix)?);
     rules.insert(libc::SYS_clone, masked(0, NAMESPACES as u64, &[0])?);
-    rules.insert(libc::SYS_ioctl, one_of(1, IOCTLS)?);
+    let ioctls: Vec<_> = IOCTLS.iter().copied().chain(notify::NOTIFICATION_IOCTLS).collect();
+    rules.insert(libc::SYS_ioctl, one_of(1, &ioctls)?);
+    rules.insert(libc::SYS_seccomp, one_of(0, &[u64::from(libc::SECCOMP_SET_MODE_FILTER)])?);
+    rules.insert(libc::SYS_process_vm_readv, Vec::new());
     let prctls: Vec<_> = PRCTLS.iter().map(|&option| option as u64).collect();
     rules.insert(libc::SYS_prctl, one_of(0, &prctls)?);
     rules.insert(libc::SYS_personality, one_of(0, &[PERSONALITY_QUERY])?);

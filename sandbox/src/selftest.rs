@@ -62,6 +62,8 @@ impl Sandbox {
                 Entry { path: path("/work/in/file"), kind: Kind::File { source, size, executable: false } },
                 Entry { path: path("/work/link"), kind: Kind::Symlink { target: b"in/file".to_vec() } },
             ],
+            tree: None,
+            trace: false,
             outputs: vec![path("/work/out/proof")],
             limits: Limits { memory_bytes: 256 << 20, room_bytes: 16 << 20, wall: WALL, ..Limits::default() },
             priority: Priority::Normal,

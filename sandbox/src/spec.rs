@@ -18,8 +18,14 @@ pub struct Spec {
     /// Toolchain files, each bound read-only at its own path. About half a millisecond each, so headers and other
     /// small files belong into `inputs`, and so do the toolchain's symbolic links and directories.
     pub toolchain: Vec<Mount>,
-    /// What lies in the tree besides, copied in; the parents of a path are made as needed.
+    /// What lies there besides; the parents of a path are made as needed.
     pub inputs: Vec<Entry>,
+    /// A host directory in which `inputs` are laid out already, at their paths below it and with nothing else beside
+    /// them. It must stay as it is during the run, which cannot change it. Parts of it are bound read-only, the rest
+    /// is copied in, as `inputs` all are if there is none.
+    pub tree: Option<PathBuf>,
+    /// Whether to watch what the program looks for; see [`Finished::observed`](crate::Finished::observed).
+    pub trace: bool,
     /// Files to bring out. Their directories are made before the program starts. They may lie behind a symbolic
     /// link of `inputs`.
     pub outputs: Vec<InsidePath>,
@@ -38,7 +44,7 @@ pub struct Mount {
     pub inside: InsidePath,
 }
 
-/// Something copied into the sandbox.
+/// Something that lies in the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Where it appears. Nothing may lie below a file or a symbolic link.
@@ -64,6 +70,13 @@ pub enum Kind {
         /// Its size in bytes; a run fails when the source turns out shorter.
         size: u64,
         /// Whether it is mode 0755 instead of 0644.
+        executable: bool,
+    },
+    /// A regular file that lies in [`Spec::tree`] at its path.
+    Laid {
+        /// Its size in bytes.
+        size: u64,
+        /// Whether it is executable.
         executable: bool,
     },
 }

@@ -4,7 +4,7 @@
 use std::{
     fs, io,
     os::{
-        fd::{FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::process::CommandExt,
     },
     process::Command,
@@ -13,7 +13,10 @@ use std::{
 use nix::sys::{
     prctl,
     resource::{Resource, getrlimit, setrlimit},
+    socket::{ControlMessage, MsgFlags, sendmsg},
 };
+
+use crate::notify;
 
 /// First descriptor after the standard three.
 const FIRST_OTHER: libc::c_uint = 3;
@@ -48,6 +51,9 @@ pub struct Confinement {
     pub rlimits: Vec<(Resource, u64)>,
     /// Whether it runs only when nothing else wants to.
     pub idle: bool,
+    /// Where to send the listener for what the program looks for, if that is to be watched: one end of a socket pair
+    /// whose other end stays.
+    pub listener_to: Option<RawFd>,
 }
 
 /// Makes `command` run in a session of its own under `confinement`. For a process with one thread only.
@@ -62,6 +68,13 @@ pub fn confine(command: &mut Command, confinement: Confinement) {
         for &(resource, most) in &confinement.rlimits {
             let most = most.min(getrlimit(resource)?.1);
             setrlimit(resource, most, most)?;
+        }
+        if let Some(listener) = notify::install(confinement.listener_to.is_some())?
+            && let Some(to) = confinement.listener_to
+        {
+            let fds = [listener.as_raw_fd()];
+            let message = [ControlMessage::ScmRights(&fds)];
+            sendmsg::<()>(to, &[io::IoSlice::new(b"l")], &message, MsgFlags::empty(), None)?;
         }
         Ok(())
     };
@@ -91,4 +104,10 @@ pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(fd).ok().filter(|&fd| fd >= 0).ok_or_else(io::Error::last_os_error)?;
     // SAFETY: the kernel has just made this descriptor and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The listener whose descriptor has just been received with a message.
+pub fn received(fd: RawFd) -> notify::Listener {
+    // SAFETY: the kernel made this descriptor when the message was received, and nobody else has it.
+    notify::Listener::new(unsafe { OwnedFd::from_raw_fd(fd) })
 }

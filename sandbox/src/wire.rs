@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! host: JOB (DIRECTORY | SYMLINK | FILE <size raw bytes>)* START
-//! room: STARTED (STDOUT | STDERR)* EXITED (OUTPUT OUTPUT_DATA* | ABSENT){one for each declared output, in order} DONE
+//! room: STARTED (STDOUT | STDERR)* EXITED (SEEN* SEEN_ALL)? (OUTPUT OUTPUT_DATA* | ABSENT){one for each declared output, in order} DONE
 //! room, at any point, as its last words: FAILED | LIMIT
 //! ```
 //!
@@ -34,6 +34,15 @@ pub mod kind {
     pub const DONE: u8 = 23;
     pub const FAILED: u8 = 24;
     pub const LIMIT: u8 = 25;
+    pub const SEEN: u8 = 26;
+    pub const SEEN_ALL: u8 = 27;
+}
+
+/// Codes of [`kind::SEEN`]: what the program did with the paths that follow.
+pub mod seen {
+    #![allow(missing_docs)]
+    pub const OPENED: u8 = 0;
+    pub const IN_VAIN: u8 = 1;
 }
 
 /// Codes of [`kind::ABSENT`]: why a declared output did not come.
@@ -182,6 +191,11 @@ impl<'a> Fields<'a> {
         (0..self.u64()?).map(|_| self.bytes().map(<[u8]>::to_vec)).collect()
     }
 
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Nothing may be left.
     ///
     /// # Errors
@@ -232,6 +246,8 @@ pub struct Job {
     pub cpu_seconds: u64,
     /// 1 for [`Priority::Idle`](crate::Priority::Idle), else 0.
     pub idle: u64,
+    /// 1 to watch what the program looks for, else 0.
+    pub trace: u64,
 }
 
 impl Job {
@@ -271,12 +287,13 @@ impl Job {
             open_files: fields.u64()?,
             cpu_seconds: fields.u64()?,
             idle: fields.u64()?,
+            trace: fields.u64()?,
         };
         fields.end()?;
         Ok(job)
     }
 
-    fn numbers(&self) -> [u64; 10] {
+    fn numbers(&self) -> [u64; 11] {
         [
             self.memory_bytes,
             self.processes,
@@ -288,6 +305,7 @@ impl Job {
             self.open_files,
             self.cpu_seconds,
             self.idle,
+            self.trace,
         ]
     }
 }
@@ -317,6 +335,7 @@ mod tests {
             open_files: 8,
             cpu_seconds: 9,
             idle: 1,
+            trace: 1,
         };
         let mut bytes = Vec::new();
         job.encode(&mut bytes);

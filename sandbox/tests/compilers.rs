@@ -2,10 +2,10 @@
 
 mod common;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 
-use barn_sandbox::{Exit, OutputState, RunError, Spec};
-use common::{compiler_files, limits, open_directory, path, probe, run};
+use barn_sandbox::{Exit, OutputState, RunError};
+use common::{compile_spec, open_directory, path, probe, run};
 
 const C: &str = r#"
 #include <stdio.h>
@@ -44,7 +44,7 @@ fn check(compiler: &str, name: &str, text: &str, extra: &[&str], expect: u8) {
         .env("LC_ALL", "C")
         .output()
         .unwrap();
-    let spec = spec(compiler, &arguments, name, &cwd);
+    let spec = compile_spec(compiler, &arguments, name, &cwd);
     let (finished, outputs) = run(&spec).unwrap();
     assert_eq!(String::from_utf8_lossy(&finished.stderr), String::from_utf8_lossy(&local.stderr));
     assert_eq!(finished.exit, Exit::Code(expect));
@@ -59,24 +59,6 @@ fn check(compiler: &str, name: &str, text: &str, extra: &[&str], expect: u8) {
         );
     } else {
         assert_eq!(finished.outputs[0].state, OutputState::Missing);
-    }
-}
-
-fn spec(compiler: &str, arguments: &[&str], name: &str, cwd: &Path) -> Spec {
-    let mut files = compiler_files(compiler, arguments, Path::new(name), cwd);
-    files.copy(&cwd.join("own.h"));
-    let argv =
-        [compiler].iter().chain(arguments).chain([&name]).map(|word| word.as_bytes().to_vec()).collect();
-    Spec {
-        program: path(compiler),
-        argv,
-        env: vec![(b"PATH".to_vec(), b"/usr/bin".to_vec()), (b"LC_ALL".to_vec(), b"C".to_vec())],
-        cwd: path(cwd),
-        toolchain: files.toolchain(),
-        inputs: files.inputs(),
-        outputs: vec![path(cwd.join("x.o"))],
-        limits: limits(),
-        ..probe(&[])
     }
 }
 

@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
@@ -22,6 +23,7 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <sys/time.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -79,6 +81,12 @@ static void calls(int host_pid) {
     TRY(syscall(SYS_process_vm_readv, 2, &local, 1, &remote, 1, 0));
     TRY(syscall(SYS_process_vm_writev, 1, &local, 1, &remote, 1, 0));
     TRY(syscall(438, 0, 0, 0)); /* pidfd_getfd */
+    struct iovec own = { &local, 1 };
+    WANT(ENOSYS, syscall(SYS_process_vm_readv, getpid(), &local, 1, &own, 1, 0));
+    struct { unsigned short code; unsigned char t, f; unsigned k; } allow = { 6, 0, 0, 0x7fff0000 };
+    struct { unsigned short length; void *filter; } filter = { 1, &allow };
+    for (int flags = 0; flags < 16; flags++) WANT(ENOSYS, syscall(SYS_seccomp, 1, flags, &filter));
+    WANT(ENOSYS, syscall(SYS_seccomp, 0, 0, NULL)); WANT(ENOSYS, syscall(SYS_seccomp, 2, 0, buffer)); WANT(ENOSYS, prctl(22, 2, &filter));
     TRY(kill(host_pid, 0));
     TRY(kill(host_pid, SIGKILL));
     TRY(syscall(SYS_add_key, "user", "x", "y", 1, KEY_SPEC_SESSION_KEYRING));
@@ -165,6 +173,69 @@ static void list(const char *path) {
         }
 }
 
+/* Everything below a directory: its kind, and the size of files or the target of links. */
+static void walk(const char *path) {
+    DIR *directory = opendir(path);
+    if (!directory) { printf("cannot list %s\n", path); return; }
+    for (struct dirent *entry; (entry = readdir(directory));) {
+        char name[4096], target[4096];
+        struct stat there;
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
+        snprintf(name, sizeof name, "%s/%s", strcmp(path, "/") ? path : "", entry->d_name);
+        if (!strcmp(name, "/proc") || !strcmp(name, "/dev") || !strcmp(name, "/.barn")) continue;
+        if (lstat(name, &there)) { printf("cannot stat %s\n", name); continue; }
+        if (S_ISLNK(there.st_mode)) {
+            ssize_t length = readlink(name, target, sizeof target);
+            printf("%s -> %.*s\n", name, (int)length, target);
+        } else if (S_ISDIR(there.st_mode)) { printf("%s/\n", name); walk(name); }
+        else printf("%s %lld\n", name, (long long)there.st_size);
+    }
+    closedir(directory);
+}
+
+/* Tries to change a file of a tree, and what lies beside it, in every way a file system knows. */
+static void change(const char *path) {
+    char directory[4096], beside[4200], self[64];
+    struct timespec now[2] = { { 0 }, { 0 } };
+    struct stat before, after;
+    strcpy(directory, path); *strrchr(directory, '/') = 0;
+    snprintf(beside, sizeof beside, "%s/beside", directory);
+    int fd = open(path, O_RDONLY), above = open(directory, O_RDONLY | O_DIRECTORY);
+    int handle = open(path, O_PATH);
+    if (fd < 0 || above < 0 || handle < 0 || stat(path, &before)) { puts("HOLE the probe has no file to try with"); return; }
+    int flags[] = { O_WRONLY, O_RDWR, O_WRONLY | O_APPEND, O_RDONLY | O_TRUNC, O_RDWR | O_CREAT };
+    for (int i = 0; i < 5; i++) {
+        TRY(open(path, flags[i], 0644));
+        snprintf(self, sizeof self, "/proc/self/fd/%d", fd); TRY(open(self, flags[i]));
+        snprintf(self, sizeof self, "/proc/self/fd/%d", handle); TRY(open(self, flags[i]));
+        snprintf(self, sizeof self, "/proc/self/root%s", path); TRY(open(self, flags[i], 0644));
+    }
+    snprintf(self, sizeof self, "/proc/self/fd/%d/beside", above); TRY(creat(self, 0644));
+    TRY(openat(above, "beside", O_WRONLY | O_CREAT, 0644)); TRY(openat(above, ".", O_TMPFILE | O_RDWR, 0600));
+    TRY(creat(beside, 0644)); TRY(mkdir(beside, 0755)); TRY(symlink("x", beside)); TRY(mknod(beside, S_IFREG | 0644, 0)); TRY(mkfifo(beside, 0644));
+    TRY(chmod(path, 0777)); TRY(fchmod(fd, 0777)); TRY(chmod(directory, 0777)); TRY(fchmod(above, 0777));
+    TRY(chown(path, getuid(), getgid())); TRY(fchown(fd, getuid(), getgid())); TRY(lchown(path, 0, 0));
+    TRY(utimensat(AT_FDCWD, path, now, 0)); TRY(futimens(fd, now)); TRY(utimensat(AT_FDCWD, directory, now, 0)); TRY(futimens(above, now));
+    TRY(truncate(path, 0)); TRY(ftruncate(fd, 0)); TRY(fallocate(fd, 0, 0, 1 << 20)); TRY(write(fd, "x", 1)); TRY(pwrite(fd, "x", 1, 0));
+    TRY(unlink(path)); TRY(rename(path, beside)); TRY(rename(path, "/tmp/moved")); TRY(rename("/usr/bin/probe", path)); TRY(rmdir(directory));
+    TRY(link(path, beside)); TRY(link(path, "/tmp/linked")); TRY(link("/usr/bin/probe", beside));
+    snprintf(self, sizeof self, "/proc/self/fd/%d", fd);
+    TRY(linkat(AT_FDCWD, self, AT_FDCWD, "/tmp/linked", AT_SYMLINK_FOLLOW)); TRY(linkat(fd, "", AT_FDCWD, "/tmp/linked", AT_EMPTY_PATH));
+    TRY(setxattr(path, "user.x", "y", 1, 0)); TRY(fsetxattr(fd, "user.x", "y", 1, 0));
+    void *memory = mmap(NULL, 1, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    TRY(memory == MAP_FAILED ? -1 : 0);
+    memory = mmap(NULL, 1, PROT_READ, MAP_SHARED, fd, 0);
+    TRY(memory == MAP_FAILED ? -1 : mprotect(memory, 1, PROT_READ | PROT_WRITE));
+    TRY(mount(NULL, directory, NULL, MS_REMOUNT | MS_BIND, NULL)); TRY(mount(NULL, directory, NULL, MS_REMOUNT, NULL));
+    TRY(mount("none", directory, "tmpfs", 0, "")); TRY(umount2(directory, MNT_DETACH)); TRY(unshare(CLONE_NEWUSER | CLONE_NEWNS));
+    TRY(syscall(442, AT_FDCWD, directory, 0, self, 32)); TRY(syscall(428, AT_FDCWD, directory, 1));
+    TRY(ioctl(fd, 0x40086602, &flags)); /* FS_IOC_SETFLAGS */
+    TRY(ioctl(fd, 0x40049409, open("/usr/bin/probe", O_RDONLY))); /* FICLONE */
+    TRY(syscall(SYS_fallocate, above, 0, 0, 1));
+    if (fstat(fd, &after) || before.st_size != after.st_size || before.st_mode != after.st_mode || before.st_nlink != after.st_nlink
+        || before.st_mtime != after.st_mtime || before.st_ctime != after.st_ctime || before.st_atime != after.st_atime) puts("HOLE it changed");
+}
+
 static int copy_out(const char *path) {
     char buffer[4096];
     int fd = open(path, O_RDONLY);
@@ -244,6 +315,12 @@ int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (!strcmp(mode, "calls")) { calls(atoi(first)); printf("tried %d\n", tried); }
     else if (!strcmp(mode, "files")) { files(); printf("tried %d\n", tried); }
+    else if (!strcmp(mode, "change")) { for (int i = 2; i < argc; i++) change(argv[i]); printf("tried %d\n", tried); }
+    else if (!strcmp(mode, "walk")) walk(first);
+    else if (!strcmp(mode, "look")) for (int i = 2; i < argc; i++) { struct stat there; int fd = open(argv[i], O_RDONLY); close(fd); stat(argv[i], &there); }
+    else if (!strcmp(mode, "look-far")) { chdir(first); int fd = open(".", O_RDONLY | O_DIRECTORY); chdir("/"); openat(fd, second, O_RDONLY); if (!fork()) { access("/child/asks", R_OK); _exit(0); } wait(NULL); }
+    else if (!strcmp(mode, "look-much")) for (int i = 0; i < atoi(first); i++) { char name[64]; snprintf(name, sizeof name, "/none/%d", i); access(name, R_OK); }
+    else if (!strcmp(mode, "look-badly")) { open((char *)8, O_RDONLY); open(NULL, O_RDONLY); open("", O_RDONLY); access((char *)-1, 0); static char page[8192]; memset(page, 'x', 8192); page[0] = '/'; page[8191] = 0; open(page, O_RDONLY); }
     else if (!strcmp(mode, "list")) list(first);
     else if (!strcmp(mode, "read")) return copy_out(first);
     else if (!strcmp(mode, "connect")) return connects(second, !strcmp(first, "abstract"));

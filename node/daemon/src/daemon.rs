@@ -111,6 +111,7 @@ async fn start(
         store: store.clone(),
         stats: stats.clone(),
         shelf: shelf.clone(),
+        home: setup.home.dir().to_owned(),
         sandbox: sandbox.await.unwrap_or_else(|_| Err("the self-test panicked".to_owned())),
         limits: crate::containment::limits(&setup.config),
         slots: setup.config.worker.slots.unwrap_or(cores),

@@ -93,6 +93,8 @@ pub fn probe(arguments: &[&str]) -> Spec {
         cwd: path("/work"),
         toolchain: vec![Mount { host, inside: path("/usr/bin/probe") }],
         inputs: Vec::new(),
+        tree: None,
+        trace: false,
         outputs: Vec::new(),
         limits: limits(),
         priority: Priority::Normal,
@@ -236,4 +238,23 @@ pub fn compiler_files(compiler: &str, arguments: &[&str], source: &Path, cwd: &P
         files.copy(&cwd.join(word));
     }
     files
+}
+
+/// One compile of `name` in `cwd`, where `own.h` lies beside it, into `x.o`.
+pub fn compile_spec(compiler: &str, arguments: &[&str], name: &str, cwd: &Path) -> Spec {
+    let mut files = compiler_files(compiler, arguments, Path::new(name), cwd);
+    files.copy(&cwd.join("own.h"));
+    let argv =
+        [compiler].iter().chain(arguments).chain([&name]).map(|word| word.as_bytes().to_vec()).collect();
+    Spec {
+        program: path(compiler),
+        argv,
+        env: vec![(b"PATH".to_vec(), b"/usr/bin".to_vec()), (b"LC_ALL".to_vec(), b"C".to_vec())],
+        cwd: path(cwd),
+        toolchain: files.toolchain(),
+        inputs: files.inputs(),
+        outputs: vec![path(cwd.join("x.o"))],
+        limits: limits(),
+        ..probe(&[])
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Participants: the requester *discovers* the files of the compiler its user calls ([`discover()`]) and keeps what
 //! it found, re-validated by `lstat` at each compile ([`ToolchainIndex`]); blobs travel by digest, or all at once
-//! in an archive ([`archive`]); a worker lays them out in a sandbox ([`layout::lay_out`]).
+//! in an archive ([`archive`]); a worker lays them out in trees ([`crate::worker`]).
 //!
 //! Goals: the sandboxed compiler reads the same programs, libraries, specs and locale that the local one would
 //! read, so that its answer is the same bytes; equal installations on two machines have equal digests; a compiler
@@ -21,7 +21,6 @@ mod elf;
 mod gather;
 mod gcc;
 pub mod index;
-pub mod layout;
 mod loader;
 pub mod locale;
 pub mod policy;

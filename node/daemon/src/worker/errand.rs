@@ -17,13 +17,14 @@ use barn_protocol::{
         Sighting,
     },
 };
-use barn_sandbox::{CancelToken, Sandbox};
+use barn_sandbox::CancelToken;
 
 use super::{
-    Worker,
+    Contained, Worker,
     arrivals::{Arrival, Awaited, Claim},
     queue::Place,
     room,
+    trees::Owner,
 };
 
 /// Longest an action's inputs may take to come: 200 MB at 20 Mbit/s take 80 s. Meanwhile it holds a place, no slot.
@@ -44,7 +45,7 @@ pub(super) struct Errand<'a> {
 /// What an action needs to run, beside its inputs.
 pub(super) struct Admitted {
     pub(super) toolchain: Arc<Toolchain>,
-    pub(super) sandbox: Arc<Sandbox>,
+    pub(super) contained: Arc<Contained>,
     pub(super) place: Place,
     /// The blobs that are not here, each once.
     pub(super) missing: Vec<(Digest, u64)>,
@@ -202,14 +203,14 @@ impl Errand<'_> {
 
     /// Waits for a slot, runs the action, and sends what came of it.
     async fn start(mut self, action: Arc<Action>, admitted: Admitted) -> Result<(), StreamError> {
-        let Admitted { toolchain, sandbox, place, .. } = admitted;
+        let Admitted { toolchain, contained, place, .. } = admitted;
         tokio::select! {
             () = place.slot() => {}
             () = gone(self.send, self.recv) => return Ok(()),
         }
         write_frame(self.send, &RunReply::Started).await?;
         self.worker.stats.count_peer(&self.peer.name, |traffic| traffic.received += 1);
-        let outcome = self.run(sandbox, toolchain, action.clone()).await;
+        let outcome = self.run(contained, toolchain, action.clone()).await;
         // The next one may compile while these outputs travel.
         drop(place);
         match outcome {
@@ -220,16 +221,17 @@ impl Errand<'_> {
 
     async fn run(
         &mut self,
-        sandbox: Arc<Sandbox>,
+        contained: Arc<Contained>,
         toolchain: Arc<Toolchain>,
         action: Arc<Action>,
     ) -> Result<(ActionResult, Option<Observed>), RunFailure> {
         let cancel = CancelToken::new().map_err(|_| RunFailure::Sandbox)?;
         let (store, limits) = (self.worker.store.clone(), self.worker.limits.clone());
-        let token = cancel.clone();
+        let (token, owner) = (cancel.clone(), Owner { requester: self.peer.id, toolchain: action.toolchain });
         let mut run = tokio::task::spawn_blocking(move || {
-            let spec = room::spec(&store, &toolchain, &action, limits)?;
-            room::run(&sandbox, &spec, &token, store)
+            let trace = contained.watch.wants(owner);
+            let room = room::prepare(&toolchain, owner, &action, limits, trace)?;
+            room::run(&contained.sandbox, &contained.trees, room, &token, store)
         });
         let outcome = tokio::select! {
             outcome = &mut run => outcome,

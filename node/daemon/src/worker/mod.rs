@@ -16,8 +16,10 @@ mod fetch;
 mod queue;
 mod room;
 mod shelf;
+mod trees;
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -59,7 +61,7 @@ pub struct Worker {
     pub shelf: Arc<Shelf>,
     /// The toolchains on their way here.
     pub fetcher: Arc<Fetcher>,
-    sandbox: Result<Arc<Sandbox>, String>,
+    sandbox: Result<Arc<Contained>, String>,
     limits: barn_sandbox::Limits,
     slots: u32,
     queue: Queue,
@@ -67,6 +69,13 @@ pub struct Worker {
     known: Mutex<KnownTrees>,
     closing: AtomicBool,
     changed: watch::Sender<()>,
+}
+
+/// What runs actions: the sandbox, the trees it binds, and what is known of who was traced.
+struct Contained {
+    sandbox: Arc<Sandbox>,
+    trees: trees::Trees,
+    watch: room::Watch,
 }
 
 /// What [`Worker::new`] needs.
@@ -79,6 +88,8 @@ pub struct Parts {
     pub stats: Arc<Stats>,
     /// The toolchains here.
     pub shelf: Arc<Shelf>,
+    /// The node's directory, in which the worker keeps its trees.
+    pub home: PathBuf,
     /// The sandbox, or why there is none.
     pub sandbox: Result<Arc<Sandbox>, String>,
     /// How much one action may use.
@@ -91,7 +102,13 @@ impl Worker {
     /// A worker with all slots free.
     pub fn new(parts: Parts) -> Self {
         let changed = watch::channel(()).0;
-        let slots = if parts.sandbox.is_ok() { parts.slots } else { 0 };
+        let sandbox = parts.sandbox.and_then(|sandbox| {
+            let directory = parts.home.join(trees::DIRECTORY);
+            let trees = trees::Trees::open(&directory, parts.store.clone(), sandbox.drop_to());
+            let trees = trees.map_err(|error| error.to_string())?;
+            Ok(Arc::new(Contained { sandbox, trees, watch: room::Watch::default() }))
+        });
+        let slots = if sandbox.is_ok() { parts.slots } else { 0 };
         Self {
             identity: parts.identity,
             store: parts.store,
@@ -102,7 +119,7 @@ impl Worker {
             queue: Queue::new(slots, changed.clone()),
             arrivals: Arc::default(),
             known: Mutex::new(KnownTrees::new(RECEIVED_PER_PEER_MAX, ENTRIES_MAX)),
-            sandbox: parts.sandbox,
+            sandbox,
             limits: parts.limits,
             closing: AtomicBool::new(false),
             changed,
@@ -180,7 +197,7 @@ impl Worker {
     }
 
     fn admit(&self, mesh: &Mesh, peer: &Member, action: &Action) -> Result<Admitted, Decline> {
-        let sandbox = self.sandbox.as_ref().map_err(|_| Decline::NotAWorker)?.clone();
+        let contained = self.sandbox.as_ref().map_err(|_| Decline::NotAWorker)?.clone();
         if !action.is_fit() || action.inputs.file_bytes() > INPUT_BYTES_MAX {
             return Err(Decline::Unfit);
         }
@@ -194,7 +211,7 @@ impl Worker {
         let missing = self.missing(action);
         let missing_bytes = missing.iter().map(|(_, size)| size).sum();
         let place = self.queue.enter(peer.id, missing_bytes).ok_or(Decline::Busy)?;
-        Ok(Admitted { toolchain, sandbox, place, missing })
+        Ok(Admitted { toolchain, contained, place, missing })
     }
 
     fn fetch(&self, mesh: &Mesh, peer: NodeId, digest: Digest) {

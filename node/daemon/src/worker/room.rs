@@ -1,10 +1,10 @@
 //! From an action to a sandbox run and back to a result.
 
-use std::{io, time::Duration};
+use std::{collections::HashMap, io, sync::Mutex, time::Duration};
 
 use barn_cache::{BlobWriter, Store};
 use barn_protocol::{
-    Action, ActionResult, Entry, Toolchain, TreePath,
+    Action, ActionResult, Digest, Entry, NodeId, Toolchain, Tree, TreePath,
     action::{Blob, OutputFile},
     limits::ACTION_SECONDS_MAX,
     observed::Observed,
@@ -15,53 +15,129 @@ use barn_sandbox::{
     Sandbox, Spec,
 };
 
-use crate::toolchain::layout;
+use super::trees::{Item, Items, Owner, TreeError, Trees};
 
-/// What the sandbox is to do for `action`.
+/// The first actions of an owner, all watched.
+const WATCHED_FIRST: u32 = 16;
+/// After these, one of so many.
+const WATCHED_EVERY: u32 = 8;
+/// Owners counted; over this, all begin anew.
+const OWNERS_MAX: usize = 1024;
+
+/// One action, ready to be laid out and run.
+pub(super) struct Room {
+    owner: Owner,
+    items: Items,
+    /// Without its tree.
+    spec: Spec,
+    /// What was observed is told in the numbers of these files.
+    inputs: Option<Tree>,
+}
+
+/// What the sandbox is to do for `action`. Pure; nothing is looked at or made.
 ///
 /// # Errors
-/// [`RunFailure::Inputs`] when a blob is gone, [`RunFailure::Refused`] when a path is not allowed inside.
-pub(super) fn spec(
-    store: &Store,
+/// [`RunFailure::Refused`] when a path is not allowed inside.
+pub(super) fn prepare(
     toolchain: &Toolchain,
+    owner: Owner,
     action: &Action,
     limits: Limits,
-) -> Result<Spec, RunFailure> {
-    let laid_out = layout::lay_out(toolchain, |digest, executable| store.blob_path(&digest, executable))
-        .map_err(|_| RunFailure::Inputs)?;
-    let mut inputs = laid_out.entries;
-    for (path, entry) in action.inputs.iter().filter(|(path, _)| toolchain.tree.get(path).is_none()) {
-        inputs.extend(input(store, path, entry)?);
-    }
+    trace: bool,
+) -> Result<Room, RunFailure> {
+    let items = items(toolchain, &action.inputs);
     let mut env: Vec<(Vec<u8>, Vec<u8>)> = action.env.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
     let search: Vec<&[u8]> = toolchain.search_path.iter().map(TreePath::as_bytes).collect();
     env.push((b"PATH".to_vec(), search.join(&b':')));
-    Ok(Spec {
+    let spec = Spec {
         program: inside(&action.program)?,
         argv: action.argv.clone(),
         env,
         cwd: inside(&action.cwd)?,
-        toolchain: laid_out.mounts,
-        inputs,
+        toolchain: Vec::new(),
+        inputs: items.iter().map(|(path, item)| entry(path, &item.entry)).collect::<Result<_, _>>()?,
+        tree: None,
+        trace,
         outputs: action.outputs.iter().map(|output| inside(&output.path)).collect::<Result<_, _>>()?,
         limits: Limits { wall: limits.wall.min(Duration::from_secs(ACTION_SECONDS_MAX)), ..limits },
         priority: Priority::Idle,
-    })
+    };
+    Ok(Room { owner, items, spec, inputs: trace.then(|| action.inputs.clone()) })
 }
 
-/// Runs the spec; outputs go to the store. This sandbox cannot watch what the compiler opens.
+/// Lays the room out and runs it; outputs go to the store. What the compiler was seen to look at comes along when the
+/// room was traced and the kernel let it.
 ///
 /// # Errors
 /// Why there is no result.
 pub(super) fn run(
     sandbox: &Sandbox,
-    spec: &Spec,
+    trees: &Trees,
+    room: Room,
     cancel: &CancelToken,
     store: Store,
 ) -> Result<(ActionResult, Option<Observed>), RunFailure> {
+    let Room { owner, items, mut spec, inputs } = room;
+    let lease = trees.lay_out(owner, &items).map_err(|error| not_laid_out(&error))?;
+    spec.tree = Some(lease.path().to_owned());
     let mut sink = StoreOutputs { store, open: None, blobs: Vec::new() };
-    let finished = sandbox.run(spec, cancel, &mut sink).map_err(|error| failure(&error))?;
-    Ok((result(finished, sink)?, None))
+    let finished = sandbox.run(&spec, cancel, &mut sink).map_err(|error| failure(&error))?;
+    drop(lease);
+    let observed = observed(&finished, inputs.as_ref());
+    Ok((result(finished, sink)?, observed))
+}
+
+/// Decides which actions are watched. It costs some percent of a compile, and consecutive units of a project tell much
+/// the same: so the first of a requester and toolchain, when its scanner is new to this project, and then a share.
+#[derive(Default)]
+pub(super) struct Watch(Mutex<HashMap<(NodeId, Digest), u32>>);
+
+impl Watch {
+    /// Counts an action of `owner`; whether to watch it.
+    pub(super) fn wants(&self, owner: Owner) -> bool {
+        let mut counts = self.0.lock().expect("no panic while the counts are held");
+        if counts.len() >= OWNERS_MAX {
+            counts.clear();
+        }
+        let count = counts.entry((owner.requester, owner.toolchain)).or_default();
+        *count = count.wrapping_add(1);
+        *count <= WATCHED_FIRST || count.is_multiple_of(WATCHED_EVERY)
+    }
+}
+
+/// Everything that lies in the room; the toolchain's files before the action's.
+fn items(toolchain: &Toolchain, inputs: &Tree) -> Items {
+    let item = |shared| {
+        move |(path, entry): (&TreePath, &Entry)| (path.clone(), Item { entry: entry.clone(), shared })
+    };
+    let mut items: Items = inputs.iter().map(item(false)).collect();
+    items.extend(toolchain.tree.iter().map(item(true)));
+    items.remove(&TreePath::root());
+    items
+}
+
+fn observed(finished: &Finished, inputs: Option<&Tree>) -> Option<Observed> {
+    let (seen, inputs) = (finished.observed.as_ref()?, inputs?);
+    let opened: Vec<Vec<u8>> = seen.opened.iter().map(|path| path.as_bytes().to_vec()).collect();
+    let in_vain = seen.in_vain.iter().map(|path| path.as_bytes().to_vec());
+    Observed::of(inputs, &opened, in_vain.filter(|path| !is_toolchains_own(path)).collect()).ok()
+}
+
+/// Whether a path is one that a compiler's parts look for whatever they compile: the loader, the locale, and its own
+/// programs and specs beside them.
+fn is_toolchains_own(path: &[u8]) -> bool {
+    const BELOW: [&[u8]; 5] = [
+        b"/etc/ld.so.",
+        b"/usr/share/locale/",
+        b"/usr/share/locale-langpack/",
+        b"/usr/lib/locale/",
+        b"/usr/lib/charset",
+    ];
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let is_library = name.ends_with(b".so") || name.windows(4).any(|part| part == b".so.");
+    is_library
+        || BELOW.iter().any(|prefix| path.starts_with(prefix))
+        || path.windows(14).any(|part| part == b"/glibc-hwcaps/")
 }
 
 fn result(finished: Finished, sink: StoreOutputs) -> Result<ActionResult, RunFailure> {
@@ -92,22 +168,23 @@ fn failure(error: &RunError) -> RunFailure {
     }
 }
 
+fn not_laid_out(error: &TreeError) -> RunFailure {
+    let source = error as &dyn std::error::Error;
+    tracing::warn!(error = source, "an action could not be laid out");
+    RunFailure::Inputs
+}
+
 fn inside(path: &TreePath) -> Result<InsidePath, RunFailure> {
     InsidePath::new(path.as_bytes()).map_err(|_| RunFailure::Refused)
 }
 
-fn input(store: &Store, path: &TreePath, entry: &Entry) -> Result<Option<barn_sandbox::Entry>, RunFailure> {
+fn entry(path: &TreePath, entry: &Entry) -> Result<barn_sandbox::Entry, RunFailure> {
     let kind = match entry {
-        Entry::Directory if path.as_bytes() == b"/" => return Ok(None),
         Entry::Directory => Kind::Directory,
         Entry::Symlink { target } => Kind::Symlink { target: target.clone() },
-        Entry::File { digest, size, executable } => Kind::File {
-            source: store.private_path(digest).ok_or(RunFailure::Inputs)?,
-            size: *size,
-            executable: *executable,
-        },
+        Entry::File { size, executable, .. } => Kind::Laid { size: *size, executable: *executable },
     };
-    Ok(Some(barn_sandbox::Entry { path: inside(path)?, kind }))
+    Ok(barn_sandbox::Entry { path: inside(path)?, kind })
 }
 
 /// Puts the outputs of a run into the store.
@@ -137,5 +214,36 @@ impl OutputSink for StoreOutputs {
         let output = u32::try_from(index).map_err(io::Error::other)?;
         self.blobs.push(OutputFile { output, digest, size });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use barn_protocol::Identity;
+
+    use super::*;
+
+    #[test]
+    fn the_first_are_watched_and_then_a_share() {
+        let watch = Watch::default();
+        let owner = |seed: u8| Owner {
+            requester: Identity::from_seed(&[seed; 32]).id(),
+            toolchain: Digest::of(b"toolchain"),
+        };
+        let watched: Vec<_> = (1..=40).filter(|_| watch.wants(owner(1))).collect();
+        assert_eq!(watched, [(1..=16).collect(), vec![24, 32, 40]].concat());
+        assert!(watch.wants(owner(2)), "each has its own first");
+    }
+
+    #[test]
+    fn the_toolchains_own_business_is_not_reported() {
+        let check = |path: &str, expect| assert_eq!(is_toolchains_own(path.as_bytes()), expect, "{path}");
+        check("/etc/ld.so.preload", true);
+        check("/lib/x86_64-linux-gnu/glibc-hwcaps/x86-64-v3/libz.so.1", true);
+        check("/usr/lib/libisl.so.23", true);
+        check("/usr/lib/locale/C.UTF-8/LC_CTYPE", true);
+        check("/usr/local/include/stdio.h", false);
+        check("/home/u/p/a.solver.h", false);
+        check("/home/u/p/none.h", false);
     }
 }

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::{
             ffi::OsStrExt,
             process::{CommandExt, ExitStatusExt},
@@ -25,6 +25,7 @@ use nix::{
     sys::{
         resource::{Resource, UsageWho, getrusage},
         signal::{Signal, kill},
+        socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair},
         time::TimeValLike,
     },
     unistd::Pid,
@@ -32,6 +33,7 @@ use nix::{
 
 use crate::{
     host::{End, Host},
+    trace::Trace,
     watch::{Room, TICK},
 };
 
@@ -49,14 +51,38 @@ pub(crate) fn run(host: &mut Host, job: &Job, room: &Room) -> Result<(), End> {
     let start = |what, error: io::Error| End::failed_io(failed::START, what, &error);
     // Before it can do anything, so that the host knows whom to blame for what follows.
     host.reply(kind::STARTED, |_| {})?;
-    let mut child = command(job).spawn().map_err(|error| start("executing the program", error))?;
+    let pair = sockets(job.trace == 1);
+    let listener_to = pair.as_ref().map(|(_, theirs)| theirs.as_raw_fd());
+    let mut child =
+        command(job, listener_to).spawn().map_err(|error| start("executing the program", error))?;
     let ended = sys::pidfd(child.id()).map_err(|error| start("watching the program", error))?;
-    let mut relay = Relay::new(&mut child, job.stdio_bytes);
+    let mut relay = Relay::new(&mut child, job.stdio_bytes, pair.and_then(listener));
     relay.until(&ended, host, room)?;
     let status = child.wait().map_err(|error| start("waiting for the program", error))?;
     kill_others();
     relay.rest(host)?;
-    report(host, status)
+    report(host, status)?;
+    relay.trace.map_or(Ok(()), |trace| trace.send(host))
+}
+
+/// A way for the child to hand over its listener. Without one the run is not watched.
+fn sockets(trace: bool) -> Option<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    trace.then(|| socketpair(AddressFamily::Unix, SockType::Datagram, None, flags).ok())?
+}
+
+/// What the child has sent before it executed the program, if the kernel gave it a listener.
+fn listener((ours, _theirs): (OwnedFd, OwnedFd)) -> Option<Trace> {
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut byte = [0; 1];
+    let mut bytes = [io::IoSliceMut::new(&mut byte)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(ours.as_raw_fd(), &mut bytes, Some(&mut space), flags).ok()?;
+    let fd = message.cmsgs().ok()?.find_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    })?;
+    Some(Trace::new(sys::received(fd)))
 }
 
 /// Kills every process of the sandbox but its first and this one, and waits until they are gone.
@@ -69,7 +95,7 @@ pub(crate) fn kill_others() {
     }
 }
 
-fn command(job: &Job) -> Command {
+fn command(job: &Job, listener_to: Option<RawFd>) -> Command {
     let os = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
     let mut command = Command::new(os(&job.program));
     command
@@ -93,7 +119,7 @@ fn command(job: &Job) -> Command {
         (Resource::RLIMIT_MSGQUEUE, 0),
         (Resource::RLIMIT_MEMLOCK, 0),
     ];
-    sys::confine(&mut command, Confinement { rlimits, idle: job.idle == 1 });
+    sys::confine(&mut command, Confinement { rlimits, idle: job.idle == 1, listener_to });
     command
 }
 
@@ -102,26 +128,49 @@ struct Relay {
     pipes: [Option<(u8, File)>; 2],
     left: u64,
     chunk: Vec<u8>,
+    trace: Option<Trace>,
+    listening: bool,
+}
+
+/// What has happened while the room waited.
+#[derive(Default)]
+struct Happened {
+    ended: bool,
+    pipes: [bool; 2],
+    call: bool,
+    deaf: bool,
 }
 
 impl Relay {
-    fn new(child: &mut Child, stdio_bytes: u64) -> Self {
+    fn new(child: &mut Child, stdio_bytes: u64, trace: Option<Trace>) -> Self {
         let stdout = child.stdout.take().map(|pipe| (kind::STDOUT, File::from(OwnedFd::from(pipe))));
         let stderr = child.stderr.take().map(|pipe| (kind::STDERR, File::from(OwnedFd::from(pipe))));
-        Self { pipes: [stdout, stderr], left: stdio_bytes, chunk: vec![0; CHUNK_BYTES] }
+        Self {
+            pipes: [stdout, stderr],
+            left: stdio_bytes,
+            chunk: vec![0; CHUNK_BYTES],
+            trace,
+            listening: true,
+        }
     }
 
     /// Until the program, whose pidfd `ended` is, has ended.
     fn until(&mut self, ended: &OwnedFd, host: &mut Host, room: &Room) -> Result<(), End> {
         let mut looked = Instant::now();
         loop {
-            let (done, ready) = self.wait(ended, TICK.saturating_sub(looked.elapsed()))?;
-            for (index, ready) in ready.into_iter().enumerate() {
+            let happened = self.wait(ended, TICK.saturating_sub(looked.elapsed()))?;
+            if happened.call
+                && let Some(trace) = &mut self.trace
+            {
+                trace.take();
+            }
+            self.listening &= !happened.deaf;
+            for (index, ready) in happened.pipes.into_iter().enumerate() {
                 if ready {
                     self.pass_on(index, host)?;
                 }
             }
-            if done {
+            if happened.ended {
                 return Ok(());
             }
             if looked.elapsed() >= TICK {
@@ -141,28 +190,29 @@ impl Relay {
         Ok(())
     }
 
-    /// Waits for something to happen: whether the program has ended, and which pipes have something.
-    fn wait(&self, ended: &OwnedFd, most: Duration) -> Result<(bool, [bool; 2]), End> {
+    /// Waits for something to happen.
+    fn wait(&self, ended: &OwnedFd, most: Duration) -> Result<Happened, End> {
         let mut fds = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
-        let mut places = Vec::new();
-        for (index, pipe) in self.pipes.iter().enumerate() {
-            if let Some((_, file)) = pipe {
-                fds.push(PollFd::new(file.as_fd(), PollFlags::POLLIN));
-                places.push(index);
-            }
-        }
+        let pipes = self.pipes.iter().flatten().map(|(_, pipe)| pipe.as_fd());
+        let trace = self.trace.as_ref().filter(|_| self.listening).map(Trace::signal);
+        fds.extend(pipes.chain(trace).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         // Rounded up, so that the last wait is not a busy one.
         let timeout = PollTimeout::try_from(most + Duration::from_millis(1)).unwrap_or(PollTimeout::ZERO);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(End::failed(failed::ROOM, "waiting for the program", errno)),
         }
-        let happened = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
-        let mut ready = [false; 2];
-        for (fd, place) in fds[1..].iter().zip(places) {
-            ready[place] = happened(fd);
+        let mut fds = fds.iter();
+        let mut next = || fds.next().and_then(PollFd::any).unwrap_or(false);
+        let mut happened = Happened { ended: next(), ..Happened::default() };
+        for (pipe, ready) in self.pipes.iter().zip(&mut happened.pipes) {
+            *ready = pipe.is_some() && next();
         }
-        Ok((happened(&fds[0]), ready))
+        // A listener nobody can call any more only says that it hung up.
+        let call = fds.next().and_then(PollFd::revents);
+        happened.call = call.is_some_and(|events| events.contains(PollFlags::POLLIN));
+        happened.deaf = call.is_some_and(|events| !events.is_empty() && !happened.call);
+        Ok(happened)
     }
 
     fn pass_on(&mut self, index: usize, host: &mut Host) -> Result<(), End> {

@@ -8,6 +8,7 @@ mod collect;
 mod compile;
 mod host;
 mod layout;
+mod trace;
 mod walls;
 mod watch;
 
