@@ -1,6 +1,6 @@
 //! Which waiting task goes where: list scheduling by earliest finish, redone at every event.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::{
     BIAS_MAX, DEFAULT_SECONDS_PER_BYTE, Decision, FEEDING_MARGIN, FETCH_PENALTY, LOOKAHEAD_MAX, Place,
@@ -76,7 +76,7 @@ impl Placement {
         };
         let mut ranked: Vec<_> = self.queue.values().take(LOOKAHEAD_MAX).filter_map(rank).collect();
         // Stable, so equals go in the order of submission.
-        ranked.sort_by(|one, other| other.0.cmp(&one.0));
+        ranked.sort_by_key(|(rank, _)| Reverse(*rank));
         ranked.into_iter().map(|(_, task)| task).collect()
     }
 
@@ -262,7 +262,8 @@ fn worker_slots(
         slots = Slots::new(1, [wall.mul_f64(turns)]);
     }
     for Busy { task, run, .. } in queued {
-        let arrival = remaining(run.lead.min(worker.handover.expected()), now.saturating_sub(run.since));
+        // Whether its inputs have arrived is not told before it begins.
+        let arrival = worker.handover.expected().saturating_sub(now.saturating_sub(run.since));
         let start = slots.first().unwrap_or_default().max(arrival);
         end_of(task, start + run.expected);
         slots.occupy(run.expected);

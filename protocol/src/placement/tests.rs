@@ -120,6 +120,12 @@ impl Desk {
     }
 
     #[track_caller]
+    fn takes_back(&mut self, task: u64, place: Place, why: Why) -> &mut Self {
+        assert_eq!(self.decisions(), [Decision::TakeBack { task, place, why }]);
+        self
+    }
+
+    #[track_caller]
     fn decides(&mut self, task: u64, place: Place, why: Why) -> &mut Self {
         assert_eq!(self.decisions(), [Decision::Run { task, place, why }]);
         self
@@ -546,6 +552,186 @@ fn absurd_adverts_are_bounded() {
         machine_fits: false,
     };
     desk.tell(other).submit(0..9).runs(&[(0, Place::Local)]);
+}
+
+/// Task 0, which keeps the only slot here for 20 s, and workers that have proven themselves; all other tasks take a
+/// second everywhere.
+fn busy_office(workers: u8, queue_max: u32) -> Desk {
+    let mut desk = Desk::experienced(1, S, S);
+    let long = Task { cost: 20 * 512 * KIB - COST_FIXED_BYTES, remote_allowed: false, ..task(0) };
+    desk.tell(Event::Submitted(long)).runs(&[(0, Place::Local)]);
+    for n in 1..=workers {
+        desk.queueing(n, 1, 1, queue_max).trust(n);
+    }
+    desk
+}
+
+#[test]
+fn inputs_travel_while_the_worker_still_compiles() {
+    busy_office(1, 4)
+        .submit(1..6)
+        .runs(&[(1, on(1)), (2, on(1))])
+        .begin(1, 1)
+        .runs(&[])
+        .wait(S)
+        .finish(1, on(1), S)
+        .runs(&[])
+        .begin(2, 1)
+        // A place in the queue is free again.
+        .runs(&[(3, on(1))]);
+}
+
+#[test]
+fn a_worker_without_a_queue_gets_what_it_has_slots_for() {
+    busy_office(1, 0).submit(1..6).runs(&[(1, on(1))]);
+}
+
+#[test]
+fn short_tasks_queue_deeper() {
+    let mut desk = Desk::experienced(1, S / 100, S / 100);
+    desk.queueing(1, 4, 4, 8).trust(1);
+    let worker = desk.placement.workers.get_mut(&id(1)).expect("advertised");
+    (0..40).for_each(|_| worker.handover.measured(S / 100));
+    desk.submit(0..60);
+    let queued = desk.decisions().len() - 1 - 4;
+    assert_eq!(queued, 5, "all four slots come free while one task is on its way");
+}
+
+#[test]
+fn what_waits_at_a_worker_is_taken_back_when_nothing_waits_here() {
+    busy_office(1, 4)
+        .submit(1..3)
+        .runs(&[(1, on(1)), (2, on(1))])
+        .begin(1, 1)
+        .wait(S / 10)
+        .finish(0, Place::Local, 20 * S)
+        .takes_back(2, Place::Local, Why::Sooner);
+}
+
+#[test]
+fn what_waits_at_a_worker_goes_to_an_idle_one() {
+    let mut desk = busy_office(1, 4);
+    desk.submit(1..3).runs(&[(1, on(1)), (2, on(1))]).begin(1, 1).queueing(2, 1, 1, 4);
+    desk.placement.workers.get_mut(&id(2)).expect("advertised").handover.measured(Duration::ZERO);
+    desk.takes_back(2, on(2), Why::Sooner).runs(&[]);
+}
+
+#[test]
+fn no_task_is_taken_back_for_a_small_gain() {
+    busy_office(1, 4)
+        .submit(1..3)
+        .runs(&[(1, on(1)), (2, on(1))])
+        .begin(1, 1)
+        .wait(S * 19 / 20)
+        .finish(0, Place::Local, 20 * S)
+        .runs(&[]);
+}
+
+/// A busy office in which task 1 has begun on worker 1 five seconds ago, and worker 2 has come.
+fn raced() -> Desk {
+    let mut desk = busy_office(1, 0);
+    desk.submit(1..2).runs(&[(1, on(1))]).begin(1, 1).queueing(2, 1, 1, 0).trust(2).runs(&[]).wait(5 * S);
+    assert_eq!(desk.decisions(), [Decision::Hedge { task: 1, worker: id(2) }]);
+    desk
+}
+
+#[test]
+fn a_straggler_is_raced_on_a_free_worker_and_the_first_result_counts() {
+    let mut desk = raced();
+    assert_eq!(desk.placement.hedge_of(1), Some(on(2)));
+    desk.begin(1, 2).wait(S).finish(1, on(2), S);
+    assert_eq!((desk.placement.place_of(1), desk.placement.hedge_of(1)), (None, None));
+    assert!(desk.placement.workers(desk.now).all(|worker| worker.in_flight == 0));
+    let view = |n| desk.placement.workers(desk.now).find(|w| w.id == id(n)).expect("known").seconds_per_byte;
+    assert!(view(1) > 1.3 * view(2), "{} {}", view(1), view(2));
+}
+
+#[test]
+fn a_straggler_comes_home_when_no_worker_is_free() {
+    let mut desk = busy_office(1, 0);
+    desk.submit(1..2).runs(&[(1, on(1))]).begin(1, 1);
+    desk.wait(S).finish(0, Place::Local, 20 * S).runs(&[]).wait(4 * S).takes_back(
+        1,
+        Place::Local,
+        Why::Overdue,
+    );
+    // The stale result of the worker does no harm.
+    desk.finish(1, on(1), S).runs(&[]);
+    assert_eq!(desk.placement.place_of(1), Some(Place::Local));
+}
+
+#[test]
+fn one_of_two_runs_may_fail() {
+    for failure in [Failure::Lost, Failure::RemoteExit] {
+        for (fails, stays) in [(1, 2), (2, 1)] {
+            let mut desk = raced();
+            desk.fail(1, fails, failure).runs(&[]);
+            assert_eq!(desk.placement.place_of(1), Some(on(stays)));
+            desk.finish(1, on(stays), S);
+            assert_eq!(desk.placement.place_of(1), None);
+        }
+    }
+}
+
+#[test]
+fn a_begun_task_is_not_given_up_for_a_little() {
+    busy_office(1, 0)
+        .submit(1..2)
+        .runs(&[(1, on(1))])
+        .begin(1, 1)
+        .wait(S / 20)
+        .finish(0, Place::Local, 20 * S)
+        .runs(&[])
+        .wait(S)
+        .runs(&[]);
+}
+
+#[test]
+fn while_many_inputs_are_sought_workers_are_fed_first() {
+    let mut desk = busy_office(1, 4);
+    desk.finish(0, Place::Local, 20 * S).tell(Event::FindingStarted).tell(Event::FindingStarted);
+    // The core here is free, but two more compiles wait for it to find their inputs.
+    desk.submit(1..2).runs(&[(1, on(1))]).submit(2..3).runs(&[(2, on(1))]);
+    // Now the worker has enough.
+    desk.submit(3..4).runs(&[(3, Place::Local)]).tell(Event::FindingEnded).submit(4..5).runs(&[]);
+}
+
+#[test]
+fn the_longest_goes_first_but_none_waits_for_ever() {
+    let sized = |id, kib| Event::Submitted(Task { cost: kib * KIB, ..task(id) });
+    let mut desk = Desk::experienced(1, S, S);
+    desk.tell(sized(0, 448)).runs(&[(0, Place::Local)]);
+    desk.tell(sized(1, 100))
+        .tell(sized(2, 2000))
+        .wait(S)
+        .finish(0, Place::Local, S)
+        .runs(&[(2, Place::Local)]);
+    // What has waited for long goes before what came just now.
+    desk.wait(20 * S).tell(sized(3, 2000)).finish(2, Place::Local, 4 * S).runs(&[(1, Place::Local)]);
+}
+
+#[test]
+fn a_source_is_expected_to_take_what_it_took() {
+    let known = |id, source| Event::Submitted(Task { source: Some(source), ..task(id) });
+    let mut desk = Desk::experienced(1, S, S);
+    desk.tell(known(0, 7)).runs(&[(0, Place::Local)]).wait(6 * S).finish(0, Place::Local, 6 * S);
+    desk.tell(known(1, 7)).runs(&[(1, Place::Local)]);
+    let expected = desk.placement.expected_end(1).expect("it runs") - desk.now;
+    assert!(expected > 4 * S, "{expected:?}");
+}
+
+#[test]
+fn another_requesters_full_slots_leave_a_place_in_the_queue() {
+    let full = Event::Worker {
+        id: id(1),
+        slots: 1,
+        free: 0,
+        queued: 1,
+        queue_max: 2,
+        toolchains: vec![toolchain(0)],
+        machine_fits: true,
+    };
+    busy_office(0, 0).tell(full).trust(1).submit(1..9).runs(&[(1, on(1))]);
 }
 
 mod properties {
