@@ -47,6 +47,7 @@ fn status(node: &Node) -> Value {
         .map(|member| {
             let view = seen.iter().find(|view| view.id == member.id);
             let connected = view.is_some_and(|view| view.connected);
+            let traffic = node.mesh.traffic(&member.id);
             let advert = view.filter(|_| connected).and_then(|view| view.advert.as_ref());
             json!({
                 "id": member.id.to_string(),
@@ -55,6 +56,8 @@ fn status(node: &Node) -> Value {
                 "cores": advert.map_or(0, |advert| advert.slots),
                 "free": advert.map_or(0, |advert| advert.free),
                 "rtt_ms": view.and_then(|view| view.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
+                "sent_bytes": traffic.map(|(sent, _)| sent),
+                "received_bytes": traffic.map(|(_, received)| received),
             })
         })
         .collect();

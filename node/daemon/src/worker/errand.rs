@@ -50,6 +50,10 @@ pub(super) struct Admitted {
     pub(super) missing: Vec<(Digest, u64)>,
 }
 
+/// Blobs that this stream is to bring, with their sizes.
+type Ours = Vec<(Digest, u64, Claim)>;
+/// Blobs that another stream brings.
+type Theirs = Vec<(Digest, u64, Awaited)>;
 /// Blobs that came without being asked for.
 type Brought = Vec<(Digest, Vec<u8>)>;
 
@@ -121,7 +125,7 @@ impl Errand<'_> {
     ) -> Result<(), Trouble> {
         let (mut ours, mut theirs) = self.claim(missing);
         let is_ahead = |digest: &Digest| ahead.contains(digest);
-        let (coming, asked): (Vec<_>, Vec<_>) = ours.into_iter().partition(|(digest, ..)| is_ahead(digest));
+        let (coming, asked): (Ours, Ours) = ours.into_iter().partition(|(digest, ..)| is_ahead(digest));
         self.ask(&asked).await?;
         let brought = match brought {
             Some(brought) => brought,
@@ -151,7 +155,7 @@ impl Errand<'_> {
     }
 
     /// Which of the blobs this stream is to bring, and for which another is waited.
-    fn claim(&self, missing: &[(Digest, u64)]) -> (Vec<(Digest, u64, Claim)>, Vec<(Digest, u64, Awaited)>) {
+    fn claim(&self, missing: &[(Digest, u64)]) -> (Ours, Theirs) {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for (digest, size) in missing {
             match self.worker.arrivals.claim(self.peer.id, *digest) {
@@ -167,7 +171,7 @@ impl Errand<'_> {
         write_frame(self.send, &RunReply::Need(need)).await
     }
 
-    async fn receive(&mut self, blobs: Vec<(Digest, u64, Claim)>) -> Result<(), StreamError> {
+    async fn receive(&mut self, blobs: Ours) -> Result<(), StreamError> {
         for (digest, size, claim) in blobs {
             crate::blobs::receive(&self.worker.store, self.recv, digest, size).await?;
             drop(claim);
