@@ -25,15 +25,16 @@ pub const OPEN_TIME: Duration = Duration::from_secs(60);
 /// not go away by itself; a working day is for a person to look at it.
 pub const QUARANTINE_TIME: Duration = Duration::from_secs(8 * 3600);
 
-/// A worker that has not yet ended a task well may have only [`FAILURES_MAX`] of ours until it has kept one for
-/// this long: one that fails everything does so at once, and would else be sent as many as it has slots.
+/// A worker that has not yet ended a task well may have only [`FAILURES_MAX`] of ours until one has run there for
+/// this long: one that fails everything does so at once, and would else be sent as many as it has slots; and to
+/// one behind a thin line nothing more should be sent before the first inputs have arrived.
 pub const UNPROVEN_TIME: Duration = Duration::from_secs(1);
 
 /// The breaker of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     state: State,
-    /// From when it may have as many tasks as it has slots; `None` until it has had one.
+    /// From when it may have as many tasks as it has slots; `None` until one has begun.
     trusted_from: Option<Duration>,
     /// Failures whose cause is not known yet.
     suspicions: u32,
@@ -66,6 +67,11 @@ impl Breaker {
         }
     }
 
+    /// Whether it ended a task well since it last failed.
+    pub(super) fn is_proven(&self) -> bool {
+        self.trusted_from == Some(Duration::ZERO)
+    }
+
     /// Until when the worker gets no work, if it is paused.
     pub(super) fn open_until(&self, now: Duration) -> Option<Duration> {
         match self.state {
@@ -74,8 +80,12 @@ impl Breaker {
         }
     }
 
-    pub(super) fn sent(&mut self, now: Duration) {
+    /// A task of ours begins there.
+    pub(super) fn started(&mut self, now: Duration) {
         self.trusted_from.get_or_insert(now + UNPROVEN_TIME);
+    }
+
+    pub(super) fn sent(&mut self, now: Duration) {
         if matches!(self.state, State::Open { until } if until <= now) {
             self.state = State::Probing;
         }
@@ -104,6 +114,11 @@ impl Breaker {
             _ if failure.may_be_the_tasks_own() => self.suspicions += 1,
             _ => self.count(now),
         }
+    }
+
+    /// A task took so long that it was done elsewhere: counted, though nothing says that it would have failed.
+    pub(super) fn overtaken(&mut self, now: Duration) {
+        self.count(now);
     }
 
     /// A suspicion was right: the task is fine elsewhere.
@@ -158,15 +173,19 @@ mod tests {
     }
 
     #[test]
-    fn a_new_worker_gets_little_until_it_has_kept_a_task_for_a_second() {
+    fn a_new_worker_gets_little_until_a_task_has_run_there_for_a_second() {
         let mut breaker = Breaker::default();
         assert_eq!(breaker.limit(S), FAILURES_MAX);
-        breaker.sent(S);
-        breaker.sent(S * 3 / 2);
+        breaker.sent(S / 2);
+        breaker.started(S);
+        breaker.started(S * 3 / 2);
         assert_eq!(breaker.limit(S * 3 / 2), FAILURES_MAX);
         breaker.failed(S * 3 / 2, Failure::RemoteExit);
         assert_eq!(breaker.limit(S * 3 / 2), FAILURES_MAX - 1);
         assert_eq!(breaker.limit(2 * S), u32::MAX);
+        let mut far = Breaker::default();
+        far.sent(S);
+        assert_eq!(far.limit(100 * S), FAILURES_MAX);
         let mut quick = Breaker::default();
         quick.sent(S);
         quick.succeeded();

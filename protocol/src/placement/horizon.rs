@@ -10,14 +10,9 @@ use crate::identity::NodeId;
 pub(super) struct Slots(BinaryHeap<Reverse<Duration>>);
 
 impl Slots {
-    /// `free` slots that are free now, and one for each of `busy`.
-    pub(super) fn new(free: usize, busy: impl IntoIterator<Item = Duration>) -> Self {
-        Self(std::iter::repeat_n(Duration::ZERO, free).chain(busy).map(Reverse).collect())
-    }
-
-    /// The slots of a place that runs more tasks than it has slots: those that end first free none.
-    pub(super) fn crowded(slots: usize, busy: impl IntoIterator<Item = Duration>) -> Self {
-        let mut all = Self::new(0, busy);
+    /// So many slots with these tasks in them. Of more tasks than slots, those that end first free none.
+    pub(super) fn new(slots: usize, busy: impl IntoIterator<Item = Duration>) -> Self {
+        let mut all = Self(busy.into_iter().map(Reverse).collect());
         while all.0.len() > slots {
             all.0.pop();
         }
@@ -50,8 +45,21 @@ pub(super) struct WorkerSlots {
     pub(super) id: NodeId,
     pub(super) slots: Slots,
     pub(super) seconds_per_byte: f64,
+    /// How long a task takes to get there.
+    pub(super) handover: Duration,
+    /// How much longer the first one may take.
+    pub(super) patience: Duration,
+    /// How many more tasks may wait there.
+    pub(super) room: u32,
     /// A random factor a little above 1, which spreads the tasks of many requesters over equal workers.
     pub(super) bias: f64,
+}
+
+impl WorkerSlots {
+    /// Whether a task can be sent there now.
+    pub(super) fn is_open(&self) -> bool {
+        self.slots.is_free() || (self.room > 0 && self.slots.first().is_some())
+    }
 }
 
 /// All places.
@@ -60,6 +68,17 @@ pub(super) struct Horizon {
     pub(super) local: Slots,
     pub(super) local_seconds_per_byte: f64,
     pub(super) workers: Vec<WorkerSlots>,
+    /// The runs on workers.
+    pub(super) ends: Vec<End>,
+}
+
+/// When a run on a worker is predicted to end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    pub(super) task: u64,
+    pub(super) worker: NodeId,
+    /// From now.
+    pub(super) at: Duration,
 }
 
 impl Horizon {
@@ -73,9 +92,9 @@ impl Horizon {
         }
     }
 
-    /// Whether anything can be started now.
-    pub(super) fn any_free(&self) -> bool {
-        self.local.is_free() || self.workers.iter().any(|w| w.slots.is_free())
+    /// Whether anything can be started or sent now.
+    pub(super) fn any_open(&self) -> bool {
+        self.local.is_free() || self.workers.iter().any(WorkerSlots::is_open)
     }
 }
 
@@ -97,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_first_slot_is_taken_first() {
-        let mut slots = Slots::new(1, [3 * S, 2 * S]);
+        let mut slots = Slots::new(3, [3 * S, 2 * S]);
         assert!(slots.is_free());
         slots.occupy(5 * S);
         assert_eq!(slots.first(), Some(2 * S));
@@ -108,9 +127,9 @@ mod tests {
 
     #[test]
     fn a_crowded_place_is_free_only_after_the_crowd() {
-        assert_eq!(Slots::crowded(1, [3 * S, 2 * S, S]).first(), Some(3 * S));
-        assert_eq!(Slots::crowded(3, [3 * S, 2 * S, S]).first(), Some(S));
-        assert!(Slots::crowded(4, [3 * S, 2 * S, S]).is_free());
+        assert_eq!(Slots::new(1, [3 * S, 2 * S, S]).first(), Some(3 * S));
+        assert_eq!(Slots::new(3, [3 * S, 2 * S, S]).first(), Some(S));
+        assert!(Slots::new(4, [3 * S, 2 * S, S]).is_free());
     }
 
     #[test]

@@ -7,19 +7,21 @@
 //! How a task goes:
 //!
 //! ```text
-//!             submitted              a slot is free, and no other is predicted to end it sooner
+//!             submitted        it is predicted to end soonest at a place that has a slot, or a place to wait
 //!   (none) ───────────────▶ Waiting ───────────────────────────────────────────▶ Running(place)
-//!      ▲                     ▲                                                     │  │
-//!      │                     └──── declined, failed on a worker, worker lost ──────┘  │
-//!      └──────────────────────── finished, cancelled ─────────────────────────────────┘
+//!      ▲                     ▲                                                    │  │  │   ▲
+//!      │                     └──── declined, failed on a worker, worker lost ─────┘  │  └───┘ taken back, hedged
+//!      └──────────────────────── finished, cancelled ────────────────────────────────┘
 //! ```
 //!
-//! Tasks bind late: one that waits belongs to no place until a slot is free for it. The formulae, their sources
+//! Tasks bind late: one that waits belongs to no place until a slot is free for it, or until a worker should
+//! have its inputs before a slot there comes free. Even then it can be taken back. The formulae, their sources
 //! and the reasons are in `docs/placement.md`.
 //!
-//! Invariants: a task runs at one place at a time; at most `local_slots` tasks of the queue run here; a task
-//! waits only while every slot here is taken; after [`REMOTE_TRIES_MAX`] failed tries, or a failure that may be
-//! the task's own, it runs here.
+//! Invariants: a task runs at one place at a time, or on two workers when that was decided; at most
+//! `local_slots` tasks of the queue run here; a task waits only while every slot here is taken; after
+//! [`REMOTE_TRIES_MAX`] failed tries, or a failure that may be the task's own, it runs here; it is sent to another
+//! worker without a failure at most [`MOVES_MAX`] times.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,24 +36,40 @@ use crate::{
 };
 
 mod breaker;
+mod choice;
+mod familiar;
+mod handover;
 mod horizon;
 mod rate;
+mod rescue;
+mod spread;
+mod task;
 #[cfg(test)]
 mod tests;
 mod types;
 mod worker;
 
 pub use breaker::{FAILURES_MAX, OPEN_TIME, QUARANTINE_TIME, UNPROVEN_TIME};
-use horizon::{Horizon, Slots, WorkerSlots, remaining};
+pub use choice::OVERDUE_SLACK;
+use familiar::Familiar;
+pub use handover::{FIRST_PATIENCE, HANDOVER_DEFAULT};
 use rate::Rate;
 pub use rate::{COST_FIXED_BYTES, DEFAULT_SECONDS_PER_BYTE, FORGET_AFTER, MEMORY, WALL_MAX};
+pub use rescue::{
+    GAIN_MIN, GIVE_UP_MARGIN, HEDGE_MARGIN, HEDGED_SHARE, MOVES_MAX, SUSPECT_RATIO, TAKE_BACK_MARGIN,
+};
+use spread::Spread;
+use task::{Run, Tracked};
 pub use types::{Config, Decision, Event, Failure, Place, Task, Why, WorkerView};
 pub use worker::{DOUBT_MAX, EXCLUDED_TIME, FETCH_TIME, SLOTS_MAX};
-use worker::{Fit, Worker};
+use worker::{Load, Worker};
 
 /// A worker is chosen over our own cores only if it is predicted to need less than the own time divided by
 /// this: predictions are rough, and the network is not only ours.
 pub const REMOTE_MARGIN: f64 = 1.25;
+/// While inputs are being found here, a worker that has room is chosen even if it is predicted to need this much
+/// longer than our own cores: a compile here would slow the finding down, on which all workers wait.
+pub const FEEDING_MARGIN: f64 = 4.0;
 /// Predictions of workers are multiplied by a random factor between 1 and this.
 pub const BIAS_MAX: f64 = 1.1;
 /// What it is taken to cost to send a task to a worker that lacks the toolchain and will decline it: a round
@@ -63,13 +81,18 @@ pub const REMOTE_TRIES_MAX: u32 = 2;
 pub const DECLINES_MAX: u32 = 4;
 /// How many waiting tasks are looked at to fill a free slot that the first ones do not want.
 pub const LOOKAHEAD_MAX: usize = 1024;
-/// While tasks wait and there are workers, how often to look again although nothing happened: an overdue task
-/// makes waiting for its slot less attractive.
+/// While tasks wait for workers or run there, how often to look again although nothing happened: an overdue task
+/// makes waiting for it less attractive.
 pub const RECHECK: Duration = Duration::from_millis(250);
 /// A remote task is given up after this many times its predicted wall time …
 pub const DEADLINE_FACTOR: u32 = 10;
 /// … and this. It is a last resort: a dead connection shows itself within seconds.
 pub const DEADLINE_SLACK: Duration = Duration::from_secs(60);
+
+/// The input of a task where none was ever seen, in bytes.
+const TYPICAL_COST: u64 = 1 << 20;
+/// No run is believed to have taken less.
+const MEASURED_MIN: Duration = Duration::from_millis(1);
 
 /// The placement of one requester. Drive it with [`Placement::handle`]; after every event and at
 /// [`Placement::next_wake`], call [`Placement::poll`] until it returns `None`.
@@ -86,65 +109,20 @@ pub struct Placement {
     local_running: u32,
     /// Compiles here outside the queue.
     outside: u32,
+    /// Compiles here whose inputs are being found.
+    finding: u32,
     local: Rate,
     /// All workers taken together: what a new one is believed to be like.
     mesh: Rate,
+    /// How far workers' times are from their predictions.
+    spread: Spread,
+    familiar: Familiar,
+    /// The work of the last tasks, as a moving average, in bytes.
+    typical_work: f64,
     random: Random,
     /// Whether something happened since the last look at the queue.
     stale: bool,
     recheck: Duration,
-}
-
-#[derive(Debug)]
-struct Tracked {
-    task: Task,
-    order: u64,
-    run: Option<Run>,
-    tries: u32,
-    declines: u32,
-    /// Workers it failed on or does not fit.
-    avoid: Vec<NodeId>,
-    failure: Option<Failure>,
-    /// The worker whose fault the failure may be, until the local run has ended.
-    suspect: Option<NodeId>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    place: Place,
-    since: Duration,
-    expected: Duration,
-}
-
-impl Tracked {
-    fn runs_at(&self, place: Place) -> bool {
-        self.run.is_some_and(|run| run.place == place)
-    }
-
-    fn only_local(&self) -> bool {
-        !self.task.remote_allowed
-            || self.tries >= REMOTE_TRIES_MAX
-            || self.declines >= DECLINES_MAX
-            || self.failure.is_some_and(|failure| !failure.may_retry_remotely())
-    }
-
-    fn why(&self, place: Place) -> Why {
-        match (place, self.failure) {
-            (Place::Worker(_), _) => Why::Quickest,
-            (Place::Local, Some(failure)) => Why::FellBack(failure),
-            (Place::Local, None) if !self.task.remote_allowed => Why::OnlyLocal,
-            (Place::Local, None) if self.declines >= DECLINES_MAX => Why::Declined,
-            (Place::Local, None) => Why::Quickest,
-        }
-    }
-}
-
-/// A place for a task, from when, and for how long.
-#[derive(Debug, Clone, Copy)]
-struct Offer {
-    place: Place,
-    start: Duration,
-    wall: Duration,
 }
 
 impl Placement {
@@ -160,8 +138,12 @@ impl Placement {
             workers: BTreeMap::new(),
             local_running: 0,
             outside: 0,
+            finding: 0,
             local: Rate::default(),
             mesh: Rate::default(),
+            spread: Spread::default(),
+            familiar: Familiar::default(),
+            typical_work: rate::work(TYPICAL_COST),
             random: Random::new(config.seed),
             stale: false,
             recheck: Duration::ZERO,
@@ -172,15 +154,17 @@ impl Placement {
     pub fn handle(&mut self, now: Duration, event: Event) {
         self.stale = true;
         match event {
-            Event::Submitted(task) => self.submit(task),
-            Event::Worker { id, slots, free, toolchains, machine_fits } => {
+            Event::Submitted(task) => self.submit(now, task),
+            Event::Worker { id, slots, free, queued, queue_max, toolchains, machine_fits } => {
                 if let Some(worker) = self.worker_entry(id) {
                     worker.machine_fits = machine_fits;
                     let listed = toolchains.into_iter().take(ADVERT_TOOLCHAINS_MAX).collect();
-                    worker.advertised(now, slots, free, listed);
+                    let load = Load { slots, free, queued, queue_max };
+                    worker.advertised(now, load, listed);
                 }
             }
             Event::WorkerLost(id) => self.worker_lost(now, id),
+            Event::Started { task, worker } => self.started(now, task, Place::Worker(worker)),
             Event::Declined { task, worker, why } => self.declined(now, task, worker, why),
             Event::Finished { task, place: Place::Worker(worker), ok: false, .. } => {
                 self.failed(now, task, worker, Failure::RemoteExit);
@@ -189,6 +173,8 @@ impl Placement {
             Event::Failed { task, worker, kind } => self.failed(now, task, worker, kind),
             Event::LocalStarted => self.outside = self.outside.saturating_add(1),
             Event::LocalFinished => self.outside = self.outside.saturating_sub(1),
+            Event::FindingStarted => self.finding = self.finding.saturating_add(1),
+            Event::FindingEnded => self.finding = self.finding.saturating_sub(1),
             Event::Cancelled { task } => self.cancel(now, task),
         }
     }
@@ -201,10 +187,11 @@ impl Placement {
         if !self.stale && now < self.recheck {
             return None;
         }
-        let bound = self.bind_one(now);
-        self.stale = bound.is_some();
+        let decided =
+            self.rescue_overdue(now).or_else(|| self.bind_one(now)).or_else(|| self.rescue_any(now));
+        self.stale = decided.is_some();
         self.recheck = now + RECHECK;
-        bound
+        decided
     }
 
     /// When to call [`Placement::poll`] next although nothing happened; not before `now`.
@@ -212,26 +199,34 @@ impl Placement {
         if self.stale || !self.given_up.is_empty() {
             return Some(now);
         }
-        let worth_it = !self.queue.is_empty() && self.workers.values().any(|w| w.online);
+        let waits = !self.queue.is_empty();
+        let worth_it = self.workers.values().any(|w| (waits && w.online) || w.in_flight > 0);
         worth_it.then(|| self.recheck.max(now))
     }
 
-    /// When the driver should give up a remote run and report [`Failure::Timeout`]; `None` for a task that
-    /// does not run on a worker.
-    pub fn deadline(&self, task: u64) -> Option<Duration> {
-        let run = self.tasks.get(&task)?.run.filter(|run| run.place != Place::Local)?;
-        let allowed = run.expected.saturating_mul(DEADLINE_FACTOR).saturating_add(DEADLINE_SLACK);
+    /// When the driver should give up a task's run on `worker` and report [`Failure::Timeout`]; `None` when it
+    /// does not run there.
+    pub fn deadline(&self, task: u64, worker: NodeId) -> Option<Duration> {
+        let run = self.tasks.get(&task)?.runs().find(|run| run.place == Place::Worker(worker))?;
+        let expected = run.lead.saturating_add(run.expected);
+        let allowed = expected.saturating_mul(DEADLINE_FACTOR).saturating_add(DEADLINE_SLACK);
         Some(run.since + allowed.min(WALL_MAX))
     }
 
     /// When a running task is predicted to end.
     pub fn expected_end(&self, task: u64) -> Option<Duration> {
-        self.tasks.get(&task)?.run.map(|run| run.since + run.expected)
+        let end = |run: &Run| run.started.unwrap_or(run.since + run.lead) + run.expected;
+        self.tasks.get(&task)?.runs().map(end).min()
     }
 
-    /// Where a task runs; `None` while it waits and when it is unknown.
+    /// Where a task runs; `None` while it waits and when it is unknown. Of a hedged one, the older place.
     pub fn place_of(&self, task: u64) -> Option<Place> {
         self.tasks.get(&task)?.run.map(|run| run.place)
+    }
+
+    /// Where a task runs a second time.
+    pub fn hedge_of(&self, task: u64) -> Option<Place> {
+        self.tasks.get(&task)?.hedge.map(|run| run.place)
     }
 
     /// How many tasks wait for a place.
@@ -253,12 +248,13 @@ impl Placement {
             slots: worker.slots,
             free: worker.free,
             in_flight: worker.in_flight,
+            queued: worker.queued,
             seconds_per_byte: worker.rate.seconds_per_byte(now, prior),
             paused_until: worker.breaker.open_until(now),
         })
     }
 
-    fn submit(&mut self, task: Task) {
+    fn submit(&mut self, now: Duration, task: Task) {
         if self.tasks.contains_key(&task.id) {
             return;
         }
@@ -268,16 +264,8 @@ impl Placement {
         }
         self.submitted += 1;
         self.queue.insert(self.submitted, task.id);
-        let tracked = Tracked {
-            order: self.submitted,
-            run: None,
-            tries: 0,
-            declines: 0,
-            avoid: Vec::new(),
-            failure: None,
-            suspect: None,
-            task,
-        };
+        let tracked = Tracked::new(task, self.submitted, now);
+        self.typical_work = self.typical_work * MEMORY + self.work(&tracked) * (1.0 - MEMORY);
         self.tasks.insert(tracked.task.id, tracked);
     }
 
@@ -304,28 +292,30 @@ impl Placement {
     }
 
     fn declined(&mut self, now: Duration, task: u64, id: NodeId, why: Decline) {
-        let Some(tracked) = self.unbind(task, Place::Worker(id)) else { return };
+        let Some((tracked, run)) = self.end_run(task, Place::Worker(id)) else { return };
         tracked.declines += 1;
         if why == Decline::Unfit {
             tracked.avoid.push(id);
         }
         let toolchain = tracked.task.toolchain;
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.declined(now, toolchain, why);
+            worker.declined(now, &run, toolchain, why);
         }
     }
 
     fn failed(&mut self, now: Duration, task: u64, id: NodeId, failure: Failure) {
-        let Some(run) = self.tasks.get(&task).and_then(|tracked| tracked.run) else { return };
         let prior = self.mesh_rate(now);
-        let Some(tracked) = self.unbind(task, Place::Worker(id)) else { return };
+        let Some(work) = self.tasks.get(&task).map(|tracked| self.work(tracked)) else { return };
+        let Some((tracked, run)) = self.end_run(task, Place::Worker(id)) else { return };
         tracked.tries += 1;
         tracked.avoid.push(id);
         tracked.failure = Some(failure);
-        tracked.suspect = failure.may_be_the_tasks_own().then_some(id);
-        let work = rate::work(tracked.task.cost);
+        let own = failure.may_be_the_tasks_own().then_some(id);
+        let other = std::mem::replace(&mut tracked.suspect, own);
+        // Of two suspects, one that failed like the other is none.
+        self.settle(now, other, false);
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.returned();
+            worker.returned(now, &run);
             worker.failed(now, failure);
             if failure == Failure::Timeout {
                 worker.rate.measured(now, prior, work, now.saturating_sub(run.since));
@@ -337,25 +327,40 @@ impl Placement {
         if !self.tasks.get(&task).is_some_and(|tracked| tracked.runs_at(place)) {
             return;
         }
-        let Some(tracked) = self.tasks.remove(&task) else { return };
-        let (work, prior) = (rate::work(tracked.task.cost), self.mesh_rate(now));
+        let Some(mut tracked) = self.tasks.remove(&task) else { return };
+        let Some(run) = tracked.end_run(place) else { return };
+        let promised = rate::work(tracked.task.cost);
+        let work = self.work(&tracked);
+        let mut took = None;
         match place {
             Place::Local => {
                 self.local_running -= 1;
                 // A compile that fails ends early and says nothing about speed.
                 if ok {
+                    took = Some((wall, self.local_rate(now)));
                     self.local.measured(now, DEFAULT_SECONDS_PER_BYTE, work, wall);
                 }
-                self.settle(now, tracked.suspect, ok);
             }
             Place::Worker(id) => {
+                let prior = self.mesh_rate(now);
+                let began = run.started.unwrap_or(run.since + run.lead);
+                let wall = now.saturating_sub(began).max(MEASURED_MIN);
+                self.spread.measured(run.expected, wall);
                 self.mesh.measured(now, prior, work, wall);
                 if let Some(worker) = self.workers.get_mut(&id) {
-                    worker.returned();
+                    took = Some((wall, worker.rate.seconds_per_byte(now, prior)));
+                    worker.returned(now, &run);
                     worker.succeeded(tracked.task.toolchain);
                     worker.rate.measured(now, prior, work, wall);
                 }
             }
+        }
+        if let Some((wall, rate)) = took {
+            self.familiar.measured(tracked.task.source, promised, wall.as_secs_f64() / rate);
+        }
+        self.settle(now, tracked.suspect, ok);
+        if let Some(other) = tracked.run {
+            self.abandon(now, &other, work);
         }
     }
 
@@ -364,15 +369,15 @@ impl Placement {
         let Some(tracked) = self.tasks.remove(&task) else { return };
         self.queue.remove(&tracked.order);
         self.settle(now, tracked.suspect, false);
-        match tracked.run.map(|run| run.place) {
-            Some(Place::Local) => self.local_running -= 1,
-            Some(Place::Worker(id)) => {
-                if let Some(worker) = self.workers.get_mut(&id) {
-                    worker.returned();
+        for run in tracked.runs() {
+            match run.worker().map(|id| self.workers.get_mut(&id)) {
+                None => self.local_running -= 1,
+                Some(Some(worker)) => {
+                    worker.returned(now, run);
                     worker.breaker.undecided(now);
                 }
+                Some(None) => {}
             }
-            None => {}
         }
     }
 
@@ -386,118 +391,13 @@ impl Placement {
         }
     }
 
-    /// Puts a task that runs at `place` back to its old position in the queue.
-    fn unbind(&mut self, task: u64, place: Place) -> Option<&mut Tracked> {
-        let tracked = self.tasks.get_mut(&task).filter(|tracked| tracked.runs_at(place))?;
-        tracked.run = None;
-        self.queue.insert(tracked.order, task);
-        Some(tracked)
-    }
-
-    /// Gives the first waiting task for which that is best a slot that is free now.
-    fn bind_one(&mut self, now: Duration) -> Option<Decision> {
-        if self.queue.is_empty() {
-            return None;
+    /// Ends a task's run at `place`. If it has no other, it is back at its old position in the queue.
+    fn end_run(&mut self, task: u64, place: Place) -> Option<(&mut Tracked, Run)> {
+        let tracked = self.tasks.get_mut(&task)?;
+        let ended = tracked.end_run(place)?;
+        if tracked.run.is_none() {
+            self.queue.insert(tracked.order, task);
         }
-        let mut horizon = self.horizon(now);
-        let mut found = None;
-        for task in self.queue.values().take(LOOKAHEAD_MAX) {
-            if !horizon.any_free() {
-                break;
-            }
-            let Some(tracked) = self.tasks.get(task) else { continue };
-            let offer = self.best_offer(now, &horizon, tracked);
-            if offer.start.is_zero() {
-                found = Some((*task, offer));
-                break;
-            }
-            horizon.occupy(offer.place, offer.wall);
-        }
-        found.map(|(task, offer)| self.bind(now, task, offer))
-    }
-
-    fn bind(&mut self, now: Duration, task: u64, offer: Offer) -> Decision {
-        let Offer { place, wall, .. } = offer;
-        let tracked = self.tasks.get_mut(&task).expect("only tracked tasks wait");
-        tracked.run = Some(Run { place, since: now, expected: wall });
-        self.queue.remove(&tracked.order);
-        match place {
-            Place::Local => self.local_running += 1,
-            Place::Worker(id) => {
-                if let Some(worker) = self.workers.get_mut(&id) {
-                    worker.sent(now, tracked.task.toolchain);
-                }
-            }
-        }
-        Decision::Run { task, place, why: tracked.why(place) }
-    }
-
-    /// The slot in which a task is predicted to end first. With a free slot here, slots that are not free yet
-    /// do not count: a core that idles while a task waits must not happen.
-    fn best_offer(&self, now: Duration, horizon: &Horizon, tracked: &Tracked) -> Offer {
-        let work = rate::work(tracked.task.cost);
-        let here = Offer {
-            place: Place::Local,
-            start: horizon.local.first().unwrap_or(WALL_MAX),
-            wall: rate::wall(horizon.local_seconds_per_byte, work),
-        };
-        if tracked.only_local() {
-            return here;
-        }
-        let mut best = (here.start + here.wall, here);
-        for candidate in &horizon.workers {
-            let Some(start) = candidate.slots.first() else { continue };
-            let fit = self.fit(now, candidate.id, tracked);
-            let must_wait = !start.is_zero() && (here.start.is_zero() || fit == Fit::MustFetch);
-            if fit == Fit::No || must_wait {
-                continue;
-            }
-            let penalty = if fit == Fit::MustFetch { FETCH_PENALTY } else { Duration::ZERO };
-            let wall = rate::wall(candidate.seconds_per_byte, work);
-            let score = (start + wall + penalty).mul_f64(REMOTE_MARGIN * candidate.bias);
-            if score < best.0 {
-                best = (score, Offer { place: Place::Worker(candidate.id), start, wall });
-            }
-        }
-        best.1
-    }
-
-    fn fit(&self, now: Duration, id: NodeId, tracked: &Tracked) -> Fit {
-        match self.workers.get(&id) {
-            Some(worker) if !tracked.avoid.contains(&id) => worker.fit(now, &tracked.task.toolchain),
-            _ => Fit::No,
-        }
-    }
-
-    fn horizon(&mut self, now: Duration) -> Horizon {
-        let mut busy: BTreeMap<Place, Vec<Duration>> = BTreeMap::new();
-        for run in self.tasks.values().filter_map(|tracked| tracked.run) {
-            let left = remaining(run.expected, now.saturating_sub(run.since));
-            busy.entry(run.place).or_default().push(left);
-        }
-        let mut busy_at = |place| busy.remove(&place).unwrap_or_default();
-        // Compiles outside the queue never take the last slot: one of them may wait, through a pipe, for a
-        // task of the queue.
-        let here = self.local_slots.saturating_sub(self.outside).max(1);
-        let local = Slots::crowded(here as usize, busy_at(Place::Local));
-        let prior = self.mesh_rate(now);
-        let open = self.workers.iter().filter(|(_, worker)| worker.takes_work(now));
-        let workers = open.map(|(&id, worker)| WorkerSlots {
-            id,
-            slots: Slots::new(worker.capacity(now) as usize, busy_at(Place::Worker(id))),
-            seconds_per_byte: worker.rate.seconds_per_byte(now, prior),
-            bias: self.random.between(1.0, BIAS_MAX),
-        });
-        let workers = workers.collect();
-        Horizon { local, local_seconds_per_byte: self.local_rate(now), workers }
-    }
-
-    fn local_rate(&self, now: Duration) -> f64 {
-        self.local.seconds_per_byte(now, DEFAULT_SECONDS_PER_BYTE)
-    }
-
-    /// What a worker of which nothing is known is believed to be like.
-    fn mesh_rate(&self, now: Duration) -> f64 {
-        self.mesh.seconds_per_byte(now, self.local_rate(now))
+        Some((tracked, ended))
     }
 }

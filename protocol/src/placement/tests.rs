@@ -13,7 +13,7 @@ fn toolchain(n: u8) -> Digest {
 }
 
 fn task(id: u64) -> Task {
-    Task { id, toolchain: toolchain(0), cost: 448 * KIB, remote_allowed: true }
+    Task { id, toolchain: toolchain(0), cost: 448 * KIB, source: None, remote_allowed: true }
 }
 
 fn on(n: u8) -> Place {
@@ -49,8 +49,21 @@ impl Desk {
     }
 
     fn advert(&mut self, n: u8, slots: u32, free: u32) -> &mut Self {
+        self.queueing(n, slots, free, 0)
+    }
+
+    /// The advert of a worker with a queue.
+    fn queueing(&mut self, n: u8, slots: u32, free: u32, queue_max: u32) -> &mut Self {
         let toolchains = vec![toolchain(0)];
-        self.tell(Event::Worker { id: id(n), slots, free, toolchains, machine_fits: true })
+        self.tell(Event::Worker {
+            id: id(n),
+            slots,
+            free,
+            queued: 0,
+            queue_max,
+            toolchains,
+            machine_fits: true,
+        })
     }
 
     /// The worker has ended a task well before.
@@ -68,6 +81,10 @@ impl Desk {
 
     fn finish(&mut self, task: u64, place: Place, wall: Duration) -> &mut Self {
         self.tell(Event::Finished { task, place, wall, ok: true })
+    }
+
+    fn begin(&mut self, task: u64, n: u8) -> &mut Self {
+        self.tell(Event::Started { task, worker: id(n) })
     }
 
     fn fail(&mut self, task: u64, n: u8, kind: Failure) -> &mut Self {
@@ -95,10 +112,16 @@ impl Desk {
             .into_iter()
             .map(|decision| match decision {
                 Decision::Run { task, place, .. } => (task, place),
-                Decision::GiveUp { .. } => panic!("{decision:?}"),
+                _ => panic!("{decision:?}"),
             })
             .collect();
         assert_eq!(runs, expect);
+        self
+    }
+
+    #[track_caller]
+    fn takes_back(&mut self, task: u64, place: Place, why: Why) -> &mut Self {
+        assert_eq!(self.decisions(), [Decision::TakeBack { task, place, why }]);
         self
     }
 
@@ -134,7 +157,10 @@ fn a_new_worker_is_sent_three_tasks_at_first() {
         .submit(0..10)
         .runs(&three)
         .wait(UNPROVEN_TIME)
-        .runs(&[(4, on(1)), (5, on(1))]);
+        .runs(&[])
+        .begin(1, 1)
+        .wait(UNPROVEN_TIME)
+        .runs(&[(6, on(1)), (7, on(1))]);
 }
 
 #[test]
@@ -259,7 +285,15 @@ fn a_slot_that_comes_back_is_used_without_an_advert() {
 #[test]
 fn one_task_makes_a_worker_fetch_a_toolchain_and_the_others_wait_for_it() {
     let lacking = |desk: &mut Desk| {
-        let nothing = Event::Worker { id: id(1), slots: 8, free: 8, toolchains: vec![], machine_fits: true };
+        let nothing = Event::Worker {
+            id: id(1),
+            slots: 8,
+            free: 8,
+            queued: 0,
+            queue_max: 8,
+            toolchains: vec![],
+            machine_fits: true,
+        };
         desk.tell(nothing);
     };
     let mut desk = Desk::new(1);
@@ -491,15 +525,15 @@ fn a_cancelled_task_leaves_its_place() {
 fn deadlines_are_for_remote_runs_and_bounded() {
     let mut desk = Desk::experienced(1, 2 * S, 2 * S);
     desk.advert(1, 1, 1).submit(0..3).runs(&[(0, Place::Local), (1, on(1))]);
-    assert_eq!(desk.placement.deadline(0), None);
-    assert_eq!(desk.placement.deadline(2), None);
-    let deadline = desk.placement.deadline(1).expect("it is remote") - desk.now;
+    assert_eq!(desk.placement.deadline(0, id(1)), None);
+    assert_eq!(desk.placement.deadline(2, id(1)), None);
+    let deadline = desk.placement.deadline(1, id(1)).expect("it is remote") - desk.now;
     assert!((79 * S..81 * S).contains(&deadline), "{deadline:?}");
     let end = desk.placement.expected_end(1).expect("it runs") - desk.now;
     assert!((S * 19 / 10..S * 21 / 10).contains(&end), "{end:?}");
     let mut slow = Desk::experienced(1, 1000 * S, 1000 * S);
     slow.advert(1, 1, 1).submit(0..2).runs(&[(0, Place::Local), (1, on(1))]);
-    assert_eq!(slow.placement.deadline(1), Some(slow.now + WALL_MAX));
+    assert_eq!(slow.placement.deadline(1, id(1)), Some(slow.now + WALL_MAX));
 }
 
 #[test]
@@ -508,9 +542,196 @@ fn absurd_adverts_are_bounded() {
     desk.advert(1, u32::MAX, u32::MAX).trust(1).submit(0..900);
     assert_eq!(desk.decisions().len(), 1 + SLOTS_MAX as usize);
     let mut desk = Desk::new(1);
-    let other =
-        Event::Worker { id: id(1), slots: 4, free: 4, toolchains: vec![toolchain(0)], machine_fits: false };
+    let other = Event::Worker {
+        id: id(1),
+        slots: 4,
+        free: 4,
+        queued: 0,
+        queue_max: 4,
+        toolchains: vec![toolchain(0)],
+        machine_fits: false,
+    };
     desk.tell(other).submit(0..9).runs(&[(0, Place::Local)]);
+}
+
+/// Task 0, which keeps the only slot here for 20 s, and workers that have proven themselves; all other tasks take a
+/// second everywhere.
+fn busy_office(workers: u8, queue_max: u32) -> Desk {
+    let mut desk = Desk::experienced(1, S, S);
+    let long = Task { cost: 20 * 512 * KIB - COST_FIXED_BYTES, remote_allowed: false, ..task(0) };
+    desk.tell(Event::Submitted(long)).runs(&[(0, Place::Local)]);
+    for n in 1..=workers {
+        desk.queueing(n, 1, 1, queue_max).trust(n);
+    }
+    desk
+}
+
+#[test]
+fn inputs_travel_while_the_worker_still_compiles() {
+    busy_office(1, 4)
+        .submit(1..6)
+        .runs(&[(1, on(1)), (2, on(1))])
+        .begin(1, 1)
+        .runs(&[])
+        .wait(S)
+        .finish(1, on(1), S)
+        .runs(&[])
+        .begin(2, 1)
+        // A place in the queue is free again.
+        .runs(&[(3, on(1))]);
+}
+
+#[test]
+fn a_worker_without_a_queue_gets_what_it_has_slots_for() {
+    busy_office(1, 0).submit(1..6).runs(&[(1, on(1))]);
+}
+
+#[test]
+fn short_tasks_queue_deeper() {
+    let mut desk = Desk::experienced(1, S / 100, S / 100);
+    desk.queueing(1, 4, 4, 8).trust(1);
+    let worker = desk.placement.workers.get_mut(&id(1)).expect("advertised");
+    (0..40).for_each(|_| worker.handover.measured(S / 100));
+    desk.submit(0..60);
+    let queued = desk.decisions().len() - 1 - 4;
+    assert_eq!(queued, 5, "all four slots come free while one task is on its way");
+}
+
+#[test]
+fn what_waits_at_a_worker_is_taken_back_when_nothing_waits_here() {
+    busy_office(1, 4)
+        .submit(1..3)
+        .runs(&[(1, on(1)), (2, on(1))])
+        .begin(1, 1)
+        .wait(S / 10)
+        .finish(0, Place::Local, 20 * S)
+        .takes_back(2, Place::Local, Why::Sooner);
+}
+
+#[test]
+fn what_waits_at_a_worker_goes_to_an_idle_one() {
+    let mut desk = busy_office(1, 4);
+    desk.submit(1..3).runs(&[(1, on(1)), (2, on(1))]).begin(1, 1).queueing(2, 1, 1, 4);
+    desk.placement.workers.get_mut(&id(2)).expect("advertised").handover.measured(Duration::ZERO);
+    desk.takes_back(2, on(2), Why::Sooner).runs(&[]);
+}
+
+#[test]
+fn no_task_is_taken_back_for_a_small_gain() {
+    busy_office(1, 4)
+        .submit(1..3)
+        .runs(&[(1, on(1)), (2, on(1))])
+        .begin(1, 1)
+        .wait(S * 19 / 20)
+        .finish(0, Place::Local, 20 * S)
+        .runs(&[]);
+}
+
+/// A busy office in which task 1 has begun on worker 1 five seconds ago, and worker 2 has come.
+fn raced() -> Desk {
+    let mut desk = busy_office(1, 0);
+    desk.submit(1..2).runs(&[(1, on(1))]).begin(1, 1).queueing(2, 1, 1, 0).trust(2).runs(&[]).wait(5 * S);
+    assert_eq!(desk.decisions(), [Decision::Hedge { task: 1, worker: id(2) }]);
+    desk
+}
+
+#[test]
+fn a_straggler_is_raced_on_a_free_worker_and_the_first_result_counts() {
+    let mut desk = raced();
+    assert_eq!(desk.placement.hedge_of(1), Some(on(2)));
+    desk.begin(1, 2).wait(S).finish(1, on(2), S);
+    assert_eq!((desk.placement.place_of(1), desk.placement.hedge_of(1)), (None, None));
+    assert!(desk.placement.workers(desk.now).all(|worker| worker.in_flight == 0));
+    let view = |n| desk.placement.workers(desk.now).find(|w| w.id == id(n)).expect("known").seconds_per_byte;
+    assert!(view(1) > 1.3 * view(2), "{} {}", view(1), view(2));
+}
+
+#[test]
+fn a_straggler_comes_home_when_no_worker_is_free() {
+    let mut desk = busy_office(1, 0);
+    desk.submit(1..2).runs(&[(1, on(1))]).begin(1, 1);
+    desk.wait(S).finish(0, Place::Local, 20 * S).runs(&[]).wait(4 * S).takes_back(
+        1,
+        Place::Local,
+        Why::Overdue,
+    );
+    // The stale result of the worker does no harm.
+    desk.finish(1, on(1), S).runs(&[]);
+    assert_eq!(desk.placement.place_of(1), Some(Place::Local));
+}
+
+#[test]
+fn one_of_two_runs_may_fail() {
+    for failure in [Failure::Lost, Failure::RemoteExit] {
+        for (fails, stays) in [(1, 2), (2, 1)] {
+            let mut desk = raced();
+            desk.fail(1, fails, failure).runs(&[]);
+            assert_eq!(desk.placement.place_of(1), Some(on(stays)));
+            desk.finish(1, on(stays), S);
+            assert_eq!(desk.placement.place_of(1), None);
+        }
+    }
+}
+
+#[test]
+fn a_begun_task_is_not_given_up_for_a_little() {
+    busy_office(1, 0)
+        .submit(1..2)
+        .runs(&[(1, on(1))])
+        .begin(1, 1)
+        .wait(S / 20)
+        .finish(0, Place::Local, 20 * S)
+        .runs(&[])
+        .wait(S)
+        .runs(&[]);
+}
+
+#[test]
+fn while_many_inputs_are_sought_workers_are_fed_first() {
+    let mut desk = busy_office(1, 4);
+    desk.finish(0, Place::Local, 20 * S).tell(Event::FindingStarted).tell(Event::FindingStarted);
+    // The core here is free, but two more compiles wait for it to find their inputs.
+    desk.submit(1..2).runs(&[(1, on(1))]).submit(2..3).runs(&[(2, on(1))]);
+    // Now the worker has enough.
+    desk.submit(3..4).runs(&[(3, Place::Local)]).tell(Event::FindingEnded).submit(4..5).runs(&[]);
+}
+
+#[test]
+fn the_longest_goes_first_but_none_waits_for_ever() {
+    let sized = |id, kib| Event::Submitted(Task { cost: kib * KIB, ..task(id) });
+    let mut desk = Desk::experienced(1, S, S);
+    desk.tell(sized(0, 448)).runs(&[(0, Place::Local)]);
+    desk.tell(sized(1, 100))
+        .tell(sized(2, 2000))
+        .wait(S)
+        .finish(0, Place::Local, S)
+        .runs(&[(2, Place::Local)]);
+    // What has waited for long goes before what came just now.
+    desk.wait(20 * S).tell(sized(3, 2000)).finish(2, Place::Local, 4 * S).runs(&[(1, Place::Local)]);
+}
+
+#[test]
+fn a_source_is_expected_to_take_what_it_took() {
+    let known = |id, source| Event::Submitted(Task { source: Some(source), ..task(id) });
+    let mut desk = Desk::experienced(1, S, S);
+    desk.tell(known(0, 7)).runs(&[(0, Place::Local)]).wait(6 * S).finish(0, Place::Local, 6 * S);
+    desk.tell(known(1, 7)).runs(&[(1, Place::Local)]);
+    let expected = desk.placement.expected_end(1).expect("it runs") - desk.now;
+    assert!(expected > 4 * S, "{expected:?}");
+}
+
+#[test]
+fn another_requesters_full_slots_leave_a_place_in_the_queue() {
+    let full = Event::Worker {
+        id: id(1),
+        slots: 1,
+        free: 0,
+        queued: 1,
+        queue_max: 2,
+        toolchains: vec![toolchain(0)],
+        machine_fits: true,
+    };
+    busy_office(0, 0).tell(full).trust(1).submit(1..9).runs(&[(1, on(1))]);
 }
 
 mod properties {
@@ -529,6 +750,8 @@ mod properties {
         Advert { worker: u8, slots: u32, free: u32, toolchains: Vec<u8> },
         Lose(u8),
         Outcome { pick: usize, kind: u8 },
+        Begin(usize),
+        Finding(bool),
         Stray { task: u64, worker: u8, kind: u8 },
         Outside(bool),
         Cancel(usize),
@@ -543,6 +766,8 @@ mod properties {
             ),
             1 => (1..4_u8).prop_map(Step::Lose),
             6 => (any::<usize>(), 0..20_u8).prop_map(|(pick, kind)| Step::Outcome { pick, kind }),
+            5 => any::<usize>().prop_map(Step::Begin),
+            1 => any::<bool>().prop_map(Step::Finding),
             1 => (0..60_u64, 1..4_u8, 0..20_u8)
                 .prop_map(|(task, worker, kind)| Step::Stray { task, worker, kind }),
             1 => any::<bool>().prop_map(Step::Outside),
@@ -587,6 +812,8 @@ mod properties {
         next: u64,
         waiting: BTreeMap<u64, bool>,
         running: BTreeMap<u64, (Place, bool)>,
+        hedged: BTreeMap<u64, NodeId>,
+        moves: BTreeMap<u64, u32>,
     }
 
     impl Auditor {
@@ -601,24 +828,44 @@ mod properties {
                     self.next += 1;
                     self.waiting.insert(id, remote_allowed);
                     let toolchain = toolchain(n);
-                    self.tell(Event::Submitted(Task { id, toolchain, cost: 1000 * id, remote_allowed }));
+                    let task = Task { id, toolchain, cost: 1000 * id, source: Some(id % 7), remote_allowed };
+                    self.tell(Event::Submitted(task));
                 }
                 Step::Advert { worker, slots, free, toolchains } => {
                     let toolchains = toolchains.into_iter().map(toolchain).collect();
-                    self.tell(Event::Worker { id: id(worker), slots, free, toolchains, machine_fits: true });
+                    let id = id(worker);
+                    let (queued, queue_max) = (free / 2, slots);
+                    self.tell(Event::Worker {
+                        id,
+                        slots,
+                        free,
+                        queued,
+                        queue_max,
+                        toolchains,
+                        machine_fits: true,
+                    });
                 }
                 Step::Lose(worker) => {
-                    for (task, (place, remote_allowed)) in self.running.clone() {
-                        if place == on(worker) {
-                            self.running.remove(&task);
-                            self.waiting.insert(task, remote_allowed);
-                        }
-                    }
+                    let tasks: Vec<u64> = self.running.keys().copied().collect();
+                    tasks.into_iter().for_each(|task| self.end_at(task, id(worker)));
                     self.tell(Event::WorkerLost(id(worker)));
+                }
+                Step::Begin(pick) => {
+                    let mut there = self.running.iter().filter_map(|(task, (place, _))| match place {
+                        Place::Worker(worker) => Some((*task, *worker)),
+                        Place::Local => None,
+                    });
+                    if let Some((task, worker)) = there.nth(pick % self.running.len().max(1)) {
+                        self.tell(Event::Started { task, worker });
+                    }
+                }
+                Step::Finding(started) => {
+                    self.tell(if started { Event::FindingStarted } else { Event::FindingEnded });
                 }
                 Step::Outcome { pick, kind } => self.end_a_run(pick, kind),
                 Step::Stray { task, worker, kind } => {
-                    if self.running.get(&task).is_none_or(|(place, _)| *place != on(worker)) {
+                    let runs = self.running.get(&task).is_some_and(|(place, _)| *place == on(worker));
+                    if !runs && self.hedged.get(&task) != Some(&id(worker)) {
                         self.tell(outcome(task, id(worker), kind).0);
                     }
                 }
@@ -630,53 +877,99 @@ mod properties {
                     if let Some(task) = live.get(pick % live.len().max(1)).copied() {
                         self.waiting.remove(&task);
                         self.running.remove(&task);
+                        self.hedged.remove(&task);
                         self.tell(Event::Cancelled { task });
                     }
                 }
             }
         }
 
+        /// A run at a worker is over without a result; the task waits again unless it runs elsewhere too.
+        fn end_at(&mut self, task: u64, worker: NodeId) {
+            let Some(&(place, remote_allowed)) = self.running.get(&task) else { return };
+            if self.hedged.get(&task) == Some(&worker) {
+                self.hedged.remove(&task);
+            } else if place == Place::Worker(worker) {
+                self.running.remove(&task);
+                match self.hedged.remove(&task) {
+                    Some(other) => self.running.insert(task, (Place::Worker(other), remote_allowed)),
+                    None => self.waiting.insert(task, remote_allowed).map(|_| (Place::Local, false)),
+                };
+            }
+        }
+
         fn end_a_run(&mut self, pick: usize, kind: u8) {
-            let Some((&task, &(place, remote_allowed))) =
-                self.running.iter().nth(pick % self.running.len().max(1))
-            else {
+            let Some((&task, &(place, _))) = self.running.iter().nth(pick % self.running.len().max(1)) else {
                 return;
             };
-            self.running.remove(&task);
-            match place {
+            let hedge = self.hedged.get(&task).filter(|_| pick % 2 == 1);
+            let ended = match hedge.map_or(place, |worker| Place::Worker(*worker)) {
                 Place::Local => {
-                    self.tell(Event::Finished { task, place, wall: S, ok: kind.is_multiple_of(2) })
+                    self.tell(Event::Finished { task, place, wall: S, ok: kind.is_multiple_of(2) });
+                    true
                 }
                 Place::Worker(worker) => {
                     let (event, ends) = outcome(task, worker, kind);
                     if !ends {
-                        self.waiting.insert(task, remote_allowed);
+                        self.end_at(task, worker);
                     }
                     self.tell(event);
+                    ends
+                }
+            };
+            if ended {
+                self.running.remove(&task);
+                self.hedged.remove(&task);
+            }
+        }
+
+        /// Enters a decision into the books.
+        fn obey(&mut self, decision: Decision) -> Result<(), TestCaseError> {
+            match decision {
+                Decision::Run { task, place, .. } => {
+                    let remote_allowed = self.waiting.remove(&task);
+                    prop_assert!(remote_allowed.is_some(), "task {} was not waiting", task);
+                    prop_assert!(place == Place::Local || remote_allowed == Some(true));
+                    self.running.insert(task, (place, remote_allowed == Some(true)));
+                }
+                Decision::TakeBack { task, place, .. } => {
+                    let from = self.running.insert(task, (place, true));
+                    prop_assert!(from.is_some_and(|(from, _)| from != Place::Local && from != place));
+                    self.hedged.remove(&task);
+                    *self.moves.entry(task).or_default() += 1;
+                }
+                Decision::Hedge { task, worker } => {
+                    let beside = self.running.get(&task).map(|(place, _)| *place);
+                    prop_assert!(beside.is_some_and(|p| p != Place::Local && p != Place::Worker(worker)));
+                    prop_assert_eq!(self.hedged.insert(task, worker), None);
+                    *self.moves.entry(task).or_default() += 1;
+                }
+                Decision::GiveUp { .. } => {
+                    return Err(TestCaseError::fail("nothing is given up while the queue has room"));
                 }
             }
+            Ok(())
         }
 
         fn drain(&mut self) -> Result<(), TestCaseError> {
             while let Some(decision) = self.placement.poll(self.now) {
-                let Decision::Run { task, place, .. } = decision else {
-                    return Err(TestCaseError::fail("nothing is given up while the queue has room"));
-                };
-                let remote_allowed = self.waiting.remove(&task);
-                prop_assert!(remote_allowed.is_some(), "task {} was not waiting", task);
-                prop_assert!(place == Place::Local || remote_allowed == Some(true));
-                self.running.insert(task, (place, remote_allowed == Some(true)));
+                self.obey(decision)?;
             }
+            prop_assert!(self.moves.values().all(|moves| *moves <= MOVES_MAX + 1));
             let local = self.running.values().filter(|(place, _)| *place == Place::Local).count();
             prop_assert!(local <= LOCAL_SLOTS as usize);
             prop_assert_eq!(local, self.placement.local_running() as usize);
             prop_assert_eq!(self.waiting.len(), self.placement.waiting());
             for (task, (place, _)) in &self.running {
                 prop_assert_eq!(self.placement.place_of(*task), Some(*place));
+                let hedge = self.hedged.get(task).map(|worker| Place::Worker(*worker));
+                prop_assert_eq!(self.placement.hedge_of(*task), hedge);
             }
             for view in self.placement.workers(self.now) {
                 let there = self.running.values().filter(|(p, _)| *p == Place::Worker(view.id)).count();
-                prop_assert_eq!(there, view.in_flight as usize);
+                let raced = self.hedged.values().filter(|worker| **worker == view.id).count();
+                prop_assert_eq!(there + raced, view.in_flight as usize);
+                prop_assert!(view.queued <= view.in_flight);
             }
             prop_assert!(self.waiting.is_empty() || local > 0, "a core idles while tasks wait");
             prop_assert!(self.placement.next_wake(self.now).is_none_or(|at| at > self.now), "it spins");
@@ -695,6 +988,8 @@ mod properties {
                 next: 0,
                 waiting: BTreeMap::new(),
                 running: BTreeMap::new(),
+                hedged: BTreeMap::new(),
+                moves: BTreeMap::new(),
             };
             for (step, pause_ms) in steps {
                 auditor.now += Duration::from_millis(pause_ms);

@@ -28,6 +28,8 @@ pub struct Task {
     pub toolchain: Digest,
     /// Bytes of input, a proxy for work.
     pub cost: u64,
+    /// Names the source across compiles, so that what it took is remembered; any hash will do.
+    pub source: Option<u64>,
     /// Whether it may leave this machine.
     pub remote_allowed: bool,
 }
@@ -54,6 +56,10 @@ pub enum Event {
         slots: u32,
         /// How many of them are free.
         free: u32,
+        /// How many actions wait there.
+        queued: u32,
+        /// How many may.
+        queue_max: u32,
         /// The toolchains it has.
         toolchains: Vec<Digest>,
         /// Whether it can run what this requester compiles.
@@ -70,13 +76,20 @@ pub enum Event {
         /// Its reason.
         why: Decline,
     },
-    /// A task ran to its end.
+    /// A task has its inputs and a slot on a worker: its compiler begins.
+    Started {
+        /// Which.
+        task: u64,
+        /// Where.
+        worker: NodeId,
+    },
+    /// A task ran to its end: the slot is free, though outputs may still be on their way.
     Finished {
         /// Which.
         task: u64,
         /// Where.
         place: Place,
-        /// How long it took, transfers included.
+        /// How long it took, transfers included; of a worker's the own clock counts.
         wall: Duration,
         /// Whether the compiler exited with 0. A worker's other result counts as [`Failure::RemoteExit`].
         ok: bool,
@@ -94,6 +107,10 @@ pub enum Event {
     LocalStarted,
     /// A compile outside the queue ended.
     LocalFinished,
+    /// The inputs of a compile are being found, which costs this machine's CPU; a task may follow.
+    FindingStarted,
+    /// They were found, or not.
+    FindingEnded,
     /// The task is of no interest any more, wherever it is.
     Cancelled {
         /// Which.
@@ -158,6 +175,22 @@ pub enum Decision {
         /// Why there.
         why: Why,
     },
+    /// The task runs on a worker but would end sooner elsewhere: cancel all its runs, and run it there instead.
+    TakeBack {
+        /// Which.
+        task: u64,
+        /// Where to.
+        place: Place,
+        /// Why there.
+        why: Why,
+    },
+    /// Run the task on this worker too; the first result counts, and the other run is cancelled.
+    Hedge {
+        /// Which.
+        task: u64,
+        /// Where else.
+        worker: NodeId,
+    },
     /// Too many tasks wait: run this one here at once, outside the queue. It is forgotten; say
     /// [`Event::LocalStarted`] and [`Event::LocalFinished`].
     GiveUp {
@@ -177,6 +210,10 @@ pub enum Why {
     FellBack(Failure),
     /// Too many workers declined it, and it runs here.
     Declined,
+    /// It waited in a worker's queue, and would end sooner there.
+    Sooner,
+    /// It took longer on a worker than nearly all tasks do.
+    Overdue,
 }
 
 /// What is believed of one worker, for status pages.
@@ -190,8 +227,10 @@ pub struct WorkerView {
     pub slots: u32,
     /// How many of them are believed free.
     pub free: u32,
-    /// How many of our tasks it has.
+    /// How many of our tasks it has, in slots and in its queue.
     pub in_flight: u32,
+    /// How many of those are believed to wait in its queue.
+    pub queued: u32,
     /// Its believed speed, in seconds per byte of input.
     pub seconds_per_byte: f64,
     /// Until when it gets no work because it failed.

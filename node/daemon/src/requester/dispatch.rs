@@ -1,11 +1,13 @@
 //! Drives [`Placement`] for all requests of this machine.
 //!
 //! Each compile that missed holds a [`Ticket`]. A ticket is told where to run, says how it went, and may be told
-//! another place: after a decline, a failure, or when the worker it runs on is lost. Dropping a ticket cancels
+//! another place: after a decline, a failure, when the worker it runs on is lost, or when it would end sooner
+//! there; all other runs are then to be cancelled. It may also be told to race. Dropping a ticket cancels
 //! its task, whatever state it is in.
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher as _},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -19,11 +21,14 @@ use barn_protocol::{
     placement::{Config, Decision, Event, Failure, Place, Placement, Task, Why},
     wire::Decline,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Tasks that may wait: more wrappers than any build starts.
 const QUEUE_MAX: usize = 16_384;
-/// Verdicts a ticket may get before it looks: two remote tries, declines, and the end.
+/// How many more inputs are looked for at once than there are local slots: one may wait for the disk. All at once
+/// would share the cores, and the first worker would get its first task when the last search ends.
+const FINDERS_MORE: usize = 1;
+/// Verdicts a ticket may get before it looks: two remote tries, declines, moves, and the end.
 const VERDICTS_MAX: usize = 16;
 
 /// Where a ticket's task is to run.
@@ -35,6 +40,11 @@ pub enum Verdict {
         place: Place,
         /// Why there.
         why: Why,
+    },
+    /// Run it on this worker too; the first result counts.
+    Hedge {
+        /// Where else.
+        worker: NodeId,
     },
     /// The queue is full: run it here, outside the queue.
     GiveUp,
@@ -49,11 +59,25 @@ struct Inner {
     started: Instant,
     next_task: AtomicU64,
     woken: Notify,
+    finders: Arc<Semaphore>,
 }
 
 struct State {
     placement: Placement,
     tickets: HashMap<u64, mpsc::Sender<Verdict>>,
+}
+
+/// A turn at finding inputs; dropped, it goes to the next.
+pub struct Finding {
+    dispatch: Dispatch,
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Finding {
+    fn drop(&mut self) {
+        self.turn.take();
+        self.dispatch.handle(Event::FindingEnded);
+    }
 }
 
 /// One task on its way.
@@ -73,18 +97,32 @@ impl Dispatch {
             started: Instant::now(),
             next_task: AtomicU64::new(1),
             woken: Notify::new(),
+            finders: Arc::new(Semaphore::new(local_slots as usize + FINDERS_MORE)),
         }));
         tokio::spawn(dispatch.clone().keep_time());
         dispatch
     }
 
-    /// Hands in a task of `cost` bytes of input.
-    pub fn submit(&self, toolchain: Digest, cost: u64, remote_allowed: bool) -> Ticket {
-        let task = self.0.next_task.fetch_add(1, Ordering::Relaxed);
+    /// Waits for its turn to find the inputs of a compile, which costs this machine's CPU: while many wait for
+    /// theirs, feeding the workers comes before compiling here.
+    pub async fn finding(&self) -> Finding {
+        let mut finding = Finding { dispatch: self.clone(), turn: None };
+        self.handle(Event::FindingStarted);
+        // It is never closed; without a turn the search goes on all the same.
+        finding.turn = self.0.finders.clone().acquire_owned().await.ok();
+        finding
+    }
+
+    /// Hands in a task of `cost` bytes of input; `source` names what it compiles, so that its time is remembered.
+    pub fn submit(&self, toolchain: Digest, cost: u64, source: &impl Hash, remote_allowed: bool) -> Ticket {
+        let id = self.0.next_task.fetch_add(1, Ordering::Relaxed);
         let (sender, verdicts) = mpsc::channel(VERDICTS_MAX);
-        self.lock().tickets.insert(task, sender);
-        self.handle(Event::Submitted(Task { id: task, toolchain, cost, remote_allowed }));
-        Ticket { dispatch: self.clone(), task, verdicts, outside: false }
+        self.lock().tickets.insert(id, sender);
+        let mut hasher = DefaultHasher::new();
+        source.hash(&mut hasher);
+        let source = Some(hasher.finish());
+        self.handle(Event::Submitted(Task { id, toolchain, cost, source, remote_allowed }));
+        Ticket { dispatch: self.clone(), task: id, verdicts, outside: false }
     }
 
     /// A worker's offer as it stands now.
@@ -93,6 +131,8 @@ impl Dispatch {
             id,
             slots: advert.slots,
             free: advert.free,
+            queued: advert.queued,
+            queue_max: advert.queue_max,
             toolchains: advert.toolchains.clone(),
             machine_fits: advert.machine == std::env::consts::ARCH,
         });
@@ -156,7 +196,10 @@ impl State {
     fn decide(&mut self, now: Duration) {
         while let Some(decision) = self.placement.poll(now) {
             let (task, verdict) = match decision {
-                Decision::Run { task, place, why } => (task, Verdict::Run { place, why }),
+                Decision::Run { task, place, why } | Decision::TakeBack { task, place, why } => {
+                    (task, Verdict::Run { place, why })
+                }
+                Decision::Hedge { task, worker } => (task, Verdict::Hedge { worker }),
                 Decision::GiveUp { task } => (task, Verdict::GiveUp),
             };
             let told = self.tickets.get(&task).is_some_and(|ticket| ticket.try_send(verdict).is_ok());
@@ -178,10 +221,16 @@ impl Ticket {
         verdict
     }
 
-    /// How long the task may take on the worker it runs on.
-    pub fn time_left(&self) -> Duration {
+    /// To be called when the compiler begins on `worker`.
+    pub fn on_started(&self, worker: NodeId) -> impl FnOnce() + Send + 'static {
+        let (dispatch, task) = (self.dispatch.clone(), self.task);
+        move || dispatch.handle(Event::Started { task, worker })
+    }
+
+    /// How long the task may take on a worker it runs on.
+    pub fn time_left(&self, worker: NodeId) -> Duration {
         let now = self.dispatch.now();
-        let deadline = self.dispatch.lock().placement.deadline(self.task);
+        let deadline = self.dispatch.lock().placement.deadline(self.task, worker);
         deadline.map_or(Duration::from_secs(60), |at| at.saturating_sub(now))
     }
 
@@ -243,7 +292,7 @@ mod tests {
         );
         let (mut here, mut there) = (None, None);
         for _ in 0..2 {
-            let mut ticket = dispatch.submit(toolchain, 1 << 20, true);
+            let mut ticket = dispatch.submit(toolchain, 1 << 20, &"x.c", true);
             match ticket.verdict().await {
                 Verdict::Run { place: Place::Local, .. } => here = Some(ticket),
                 _ => there = Some(ticket),

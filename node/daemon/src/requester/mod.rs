@@ -22,13 +22,10 @@ pub mod obstacle;
 mod remote;
 pub mod sight;
 mod story;
+mod tries;
 pub mod writers;
 
-use std::{
-    fs::File,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs::File, sync::Arc, time::Duration};
 
 use barn_cache::Store;
 use barn_mesh::{Mesh, RosterCell};
@@ -36,11 +33,11 @@ use barn_protocol::{
     Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId,
     action::{Blob, Output},
     identity::SignedBytes,
-    placement::{Failure, Place},
+    placement::{Failure, Place, Why},
 };
 pub use call::Call;
 use call::{Understood, understand};
-use dispatch::{Dispatch, Ticket, Verdict};
+use dispatch::{Dispatch, Finding, Ticket, Verdict};
 use files::Files;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 pub use local::LocalRun;
@@ -50,6 +47,7 @@ pub(crate) use remote::Carrier;
 use remote::{RemoteError, Returned};
 use sight::{Look, Sight};
 use story::Story;
+use tries::{Outcome, Tries};
 use writers::{Claim, Writers};
 
 use crate::{
@@ -171,6 +169,7 @@ impl Requester {
             return self.hit(&call, done, claim, story);
         }
         direct.broken.iter().for_each(|why| story.tell(format!("an include manifest does not hold: {why}")));
+        let finding = self.dispatch.finding().await;
         let inputs = match self.finder.find(call.clone()).await {
             Ok(inputs) => inputs,
             Err(reason) => return self.exec(story, &reason),
@@ -199,7 +198,7 @@ impl Requester {
         }
         self.stats.count(|c| c.misses += 1);
         self.stats.count_language(prepared.call.language(), |language| language.misses += 1);
-        self.place(prepared, story).await
+        self.place(prepared, finding, story).await
     }
 
     fn count_call(&self, call: &Call) {
@@ -261,54 +260,99 @@ impl Requester {
     }
 
     /// Finds a place for the action, and another one after every trouble.
-    async fn place(self: &Arc<Self>, prepared: Arc<Prepared>, mut story: Story) -> Answer {
+    async fn place(self: &Arc<Self>, prepared: Arc<Prepared>, finding: Finding, mut story: Story) -> Answer {
         let remote_allowed = prepared.call.may_travel();
         if let Some(reason) = &prepared.call.cache_only {
             story.tell(format!("runs here: {reason}"));
         }
         let cost = prepared.action.inputs.file_bytes();
-        let mut ticket = self.dispatch.submit(prepared.action.toolchain, cost, remote_allowed);
-        let mut verdict = ticket.verdict().await;
+        drop(finding);
+        let source = prepared.call.source_path();
+        let mut ticket = self.dispatch.submit(prepared.action.toolchain, cost, &source, remote_allowed);
+        let mut tries = Tries::default();
         loop {
-            let worker = match verdict {
-                Verdict::Run { place: Place::Worker(worker), .. } => worker,
-                Verdict::Run { place: Place::Local, why } => {
-                    story.tell(format!("placed here ({why:?})"));
-                    break;
-                }
-                Verdict::GiveUp => {
-                    story.tell("placed here: too many compiles wait".to_owned());
-                    break;
+            let ended = tokio::select! {
+                // A result that is there counts, whatever was decided meanwhile.
+                biased;
+                ended = tries.next() => ended,
+                verdict = ticket.verdict() => {
+                    match self.obey(verdict, &mut tries, &prepared, &ticket, &mut story) {
+                        Stay::Remote => continue,
+                        Stay::Here => break,
+                    }
                 }
             };
-            let name = self.name_of(&worker);
-            let (began, time_left) = (Instant::now(), ticket.time_left());
-            let outcome = tokio::select! {
-                outcome = self.try_on(worker, &prepared, time_left) => Some(outcome),
-                other = ticket.verdict() => { verdict = other; None }
-            };
-            let Some(outcome) = outcome else {
-                self.stats.count_named(|c| &mut c.fallbacks, "worker-lost");
-                story.tell(format!("{name} was lost"));
-                continue;
-            };
-            match self.judge(outcome, worker, &ticket, &mut story, &name) {
-                Some(returned) => {
-                    ticket.finished(Place::Worker(worker), began.elapsed(), true);
-                    return self.remote_done(prepared, returned, &name, story).await;
-                }
-                None => verdict = ticket.verdict().await,
+            let name = self.name_of(&ended.worker);
+            if let Some(returned) = self.judge(ended.outcome, ended.worker, &ticket, &mut story, &name) {
+                ticket.finished(Place::Worker(ended.worker), ended.wall, true);
+                return self.remote_done(prepared, returned, &name, story).await;
             }
         }
         Answer::Compile(Box::new(LocalRun::new(self.clone(), prepared, ticket, story)))
     }
 
+    /// Begins and cancels runs on workers as the placement says.
+    fn obey(
+        self: &Arc<Self>,
+        verdict: Verdict,
+        tries: &mut Tries,
+        prepared: &Arc<Prepared>,
+        ticket: &Ticket,
+        story: &mut Story,
+    ) -> Stay {
+        let (worker, stay) = match verdict {
+            Verdict::Run { place, why } => {
+                self.leave(tries, why, story);
+                match place {
+                    Place::Worker(worker) => (Some(worker), Stay::Remote),
+                    Place::Local => {
+                        story.tell(format!("placed here ({why:?})"));
+                        (None, Stay::Here)
+                    }
+                }
+            }
+            Verdict::Hedge { worker } => {
+                self.stats.count_named(|c| &mut c.fallbacks, "hedged");
+                story.tell(format!("takes long: raced by {}", self.name_of(&worker)));
+                (Some(worker), Stay::Remote)
+            }
+            Verdict::GiveUp => {
+                story.tell("placed here: too many compiles wait".to_owned());
+                (None, Stay::Here)
+            }
+        };
+        if let Some(worker) = worker {
+            let (time_left, on_started) = (ticket.time_left(worker), ticket.on_started(worker));
+            tries.begin(worker, self.clone().try_on(worker, prepared.clone(), time_left, on_started));
+        }
+        stay
+    }
+
+    /// Cancels the runs on workers, if there are any, since another place was found.
+    fn leave(&self, tries: &mut Tries, why: Why, story: &mut Story) {
+        for worker in tries.cancel() {
+            let name = self.name_of(&worker);
+            match why {
+                Why::Sooner => story.tell(format!("taken back from {name}: it ends sooner elsewhere")),
+                Why::Overdue => {
+                    self.stats.count_named(|c| &mut c.fallbacks, "overdue");
+                    story.tell(format!("taken back from {name}: it takes too long"));
+                }
+                _ => {
+                    self.stats.count_named(|c| &mut c.fallbacks, "worker-lost");
+                    story.tell(format!("{name} was lost"));
+                }
+            }
+        }
+    }
+
     async fn try_on(
-        &self,
+        self: Arc<Self>,
         worker: NodeId,
-        prepared: &Prepared,
+        prepared: Arc<Prepared>,
         time_left: Duration,
-    ) -> Result<Returned, RemoteError> {
+        on_started: impl FnOnce() + Send,
+    ) -> Outcome {
         let errand = remote::Errand {
             carrier: &self.carrier,
             mesh: &self.mesh,
@@ -317,13 +361,13 @@ impl Requester {
             action: &prepared.action,
             sources: &prepared.inputs.sources,
         };
-        errand.run(time_left, || {}).await
+        errand.run(time_left, on_started).await
     }
 
     /// Tells the placement how a try went; the result if it may be shown to the user.
     fn judge(
         &self,
-        outcome: Result<Returned, RemoteError>,
+        outcome: Outcome,
         worker: NodeId,
         ticket: &Ticket,
         story: &mut Story,
@@ -441,6 +485,12 @@ impl Requester {
         let member = roster.as_ref().and_then(|roster| roster.roster().member(peer));
         member.map_or_else(|| peer.short(), |member| member.name.clone())
     }
+}
+
+/// Whether an action stays with workers.
+enum Stay {
+    Remote,
+    Here,
 }
 
 /// What the look at include manifests gave.
