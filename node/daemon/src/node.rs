@@ -125,7 +125,9 @@ impl Node {
                 self.worker.serve(&self.mesh, &member, epoch, *action, &mut send, &mut recv).await?;
             }
             Request::Toolchain(digest) => self.offers.describe(digest, &mut send).await?,
-            Request::Blobs(digests) => self.offers.blobs(digests, &mut send).await?,
+            Request::Swarm(digest) => self.offers.swarm(peer, digest, &mut send).await?,
+            Request::Pieces(digest) => self.offers.pieces(peer, digest, &mut send, &mut recv).await?,
+            Request::Toolchains => self.offers.list(&mut send).await?,
         }
         // Whatever is left unsent goes on in the background.
         let _ = send.finish();

@@ -33,7 +33,8 @@ use barn_protocol::{
     wire::{Decline, RunDone, RunFailure, RunReply},
 };
 use barn_sandbox::{CancelToken, Sandbox};
-pub use fetch::{Fetcher, Transfer};
+pub use fetch::{FetchError, Fetcher, Transfer};
+pub(crate) use fetch::{Live, Opened, Progress, read_piece};
 pub use shelf::{Shelf, ShelfError};
 use tokio::sync::watch;
 
