@@ -75,3 +75,38 @@ fn cold_workers_get_the_toolchain_from_each_other() {
     assert!(copies <= 2.0 * OVERHEAD, "{copies:.2} archives were sent: {}", report(h1));
     assert!(from_others as f64 > copy, "they gave each other {from_others} bytes");
 }
+
+#[test]
+fn a_machine_without_a_compiler_takes_the_office_s() {
+    let spec = OfficeSpec::new(bin_dir_of_this_build()).host(HostSpec::new("h1")).host(HostSpec::new("h2"));
+    let Some(mesh) = Mesh::form(spec) else { return };
+    let (h1, h2) = (&mesh[0], &mesh[1]);
+    let nothing = h2.barn(["toolchain", "fetch", "gcc"]).unwrap();
+    let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert!(!nothing.status.success() && said.contains("no connected member has a toolchain gcc"), "{said}");
+
+    // The office knows a compiler once somebody has used it.
+    let project = Project::new(h1, "known");
+    let unit = project.unit("gcc", "x.c", "int twice(int a) { return 2 * a; }\n", &["-O2"]);
+    assert_eq!(project.compile(&unit, Through::Barn).status, 0);
+    let listed = h2.barn_text(["toolchain", "list", "--mesh"]).unwrap();
+    assert!(listed.contains("h1") && listed.contains("gcc "), "{listed}");
+    let digest = listed.split_whitespace().next().unwrap();
+
+    let bin = h2.barn_text(["toolchain", "fetch", digest]).unwrap();
+    let gcc = std::path::Path::new(bin.trim()).join("gcc");
+    assert!(gcc.starts_with(h2.barn_home()), "{bin}");
+    fs::write(h2.home().join("x.c"), "int twice(int a) { return 2 * a; }\n").unwrap();
+    let compile = |program: &str, words: &[&str], output: &str| {
+        let command = h2.command(program).unwrap().args(words).args(["-O2", "-c", "x.c", "-o", output]);
+        let ran = command.current_dir(h2.home()).output_within(SPREAD_MAX).unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        fs::read(h2.home().join(output)).unwrap()
+    };
+    let own = compile("gcc", &[], "own.o");
+    let (name, no_words): (&str, &[&str]) = (gcc.to_str().unwrap(), &[]);
+    assert!(compile(name, no_words, "direct.o") == own, "the fetched compiler wrote another object");
+    assert!(compile("barn", &[name], "through.o") == own, "through barn it wrote another object");
+    let again = h2.barn(["toolchain", "fetch", digest]).unwrap();
+    assert!(String::from_utf8_lossy(&again.stderr).contains("exists already"), "{again:?}");
+}

@@ -28,6 +28,7 @@ pub mod policy;
 mod probe;
 mod stamp;
 mod store;
+pub mod unpack;
 mod walk;
 
 #[cfg(test)]
