@@ -147,7 +147,7 @@ async fn import(node: &Arc<Node>, archive: Option<&str>) -> Result<Value, String
             std::io::copy(reader, &mut writer)?;
             writer.finish().map(|blob| blob.digest).map_err(std::io::Error::other)
         };
-        let toolchain = crate::toolchain::archive::import(file, put)
+        let toolchain = crate::toolchain::import(file, path.as_ref(), put)
             .map_err(|error| format!("cannot import {path}: {error}"))?;
         let name = toolchain.name.clone();
         let digest = node.worker.shelf.put(toolchain).map_err(|error| error.to_string())?;

@@ -26,7 +26,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use barn_protocol::{Digest, Entry, Toolchain};
+use barn_protocol::{Digest, Entry, Toolchain, Tree, TreePath};
 
 use super::{elf, walk::path_of};
 
@@ -222,19 +222,26 @@ impl Layout<'_> {
     }
 }
 
-/// The real path that `path` leads to in the tree; `None` if it leads out of it or in a circle.
+/// The real path that `path` leads to; `None` if it leads out of the tree or in a circle.
 fn resolve(toolchain: &Toolchain, path: &Path) -> Option<PathBuf> {
-    let mut path = below(Path::new("/"), path);
+    let path = below(Path::new("/"), path);
+    real_path(&toolchain.tree, &TreePath::new(path.as_os_str().as_bytes()).ok()?)
+        .map(|real| path_of(real.as_bytes()))
+}
+
+/// The real path of the file that `path` leads to in a tree; `None` if there is none, or it leads in a circle.
+pub(super) fn real_path(tree: &Tree, path: &TreePath) -> Option<TreePath> {
+    let mut path = path_of(path.as_bytes());
     for _ in 0..LINKS_MAX {
         let link = path.ancestors().find_map(|at| {
-            match toolchain.tree.get(&barn_protocol::TreePath::new(at.as_os_str().as_bytes()).ok()?)? {
+            match tree.get(&TreePath::new(at.as_os_str().as_bytes()).ok()?)? {
                 Entry::Symlink { target } => Some((at.to_owned(), path_of(target))),
                 _ => None,
             }
         });
         let Some((at, target)) = link else {
-            let found = toolchain.tree.get(&barn_protocol::TreePath::new(path.as_os_str().as_bytes()).ok()?);
-            return matches!(found, Some(Entry::File { .. })).then_some(path);
+            let real = TreePath::new(path.as_os_str().as_bytes()).ok()?;
+            return matches!(tree.get(&real), Some(Entry::File { .. })).then_some(real);
         };
         let rest = path.strip_prefix(&at).ok()?.to_owned();
         path = below(&below(at.parent()?, &target), &rest);
