@@ -3,7 +3,7 @@
 //! Everything two machines must agree on lives here: what an action is and how its key is computed
 //! ([`action`], [`canonical`]), who may take part ([`identity`], [`roster`], [`invite`]), what is said over
 //! the network ([`wire`], [`delta`], [`known`], [`advert`]), and the decisions every node takes by itself ([`membership`],
-//! [`placement`]).
+//! [`placement`], [`transfer`]).
 //!
 //! Invariant: no clock, file system, network, environment or randomness. Time and random bytes come in as
 //! arguments, effects go out as values; `clippy.toml` of this crate enforces it.
@@ -25,6 +25,7 @@ pub mod placement;
 mod random;
 pub mod roster;
 pub mod toolchain;
+pub mod transfer;
 pub mod tree;
 pub mod wire;
 

@@ -16,11 +16,12 @@ use crate::{
     delta::TreeForm,
     digest::Digest,
     front::FrontCoded,
-    identity::SignedBytes,
+    identity::{NodeId, SignedBytes},
     limits::FRAME_BYTES_MAX,
     observed::Observed,
     path::TreePath,
     toolchain::Toolchain,
+    transfer::{PieceSet, PieceValue},
     tree::Tree,
 };
 
@@ -48,8 +49,13 @@ pub enum Request {
     Run(Box<Run>),
     /// Send this toolchain's description. Answered with [`ToolchainReply`].
     Toolchain(Digest),
-    /// Send these blobs of a toolchain. Answered with one [`BlobHeader`] each, in order.
-    Blobs(Vec<Digest>),
+    /// Say which pieces of this toolchain are here. Answered with [`SwarmReply`] and then with [`SwarmNews`] whenever
+    /// something changed, until the asker ends the stream.
+    Swarm(Digest),
+    /// Send pieces of this toolchain. [`PieceAsk`]s follow; each piece is answered with one [`PieceReply`], in order.
+    Pieces(Digest),
+    /// Say which toolchains are here whole. Answered with a list of [`Offered`].
+    Toolchains,
 }
 
 /// An [`Action`] on the wire; its tree may be a difference to others.
@@ -171,6 +177,64 @@ pub enum ToolchainReply {
     Found(Toolchain),
     /// Not here.
     NotFound,
+}
+
+/// The first answer to [`Request::Swarm`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SwarmReply {
+    /// Nothing of it is here.
+    NotFound,
+    /// What it consists of.
+    Found {
+        /// Its description; its digest is the one asked for.
+        toolchain: Box<Toolchain>,
+        /// The values of all its pieces.
+        values: Vec<PieceValue>,
+    },
+}
+
+/// What a source has by now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwarmNews {
+    /// The pieces that it can send.
+    pub have: PieceSet,
+    /// The pieces that it has asked for itself.
+    pub coming: PieceSet,
+    /// Some others that fetch this toolchain from it, and so have pieces of it.
+    pub others: Vec<NodeId>,
+}
+
+/// Asks for pieces, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PieceAsk(pub Vec<u32>);
+
+/// The answer to each piece of a [`PieceAsk`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PieceReply {
+    /// It follows, in so many bytes: as it is if these are as many as it has, else packed by zstd.
+    Present {
+        /// Which piece.
+        piece: u32,
+        /// Bytes that follow this frame.
+        packed_bytes: u32,
+    },
+    /// It is not here.
+    Absent(u32),
+    /// Others are being served; ask again soon.
+    Busy(u32),
+}
+
+/// A toolchain that a member can give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offered {
+    /// Its digest.
+    pub digest: Digest,
+    /// What a person calls it.
+    pub name: String,
+    /// The machine it runs on.
+    pub machine: String,
+    /// The size of its files.
+    pub bytes: u64,
 }
 
 /// What precedes a blob's chunks.

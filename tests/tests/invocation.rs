@@ -349,6 +349,14 @@ fn compilers_behind_other_programs() {
             ("$B bin/gcc -Wall -c x.c", Local("compiler-is-script")),
             ("PATH=$PWD/bin:$PATH; export PATH; $B gcc -Wall -c x.c", Local("compiler-is-script")),
             ("$B bin/mycc -Wall -c x.c", Local("unknown-compiler")),
+            // A file that is really called so is asked what it is.
+            ("cp bin/mycc bin/cc; $B bin/cc -Wall -c x.c", Local("compiler-is-script")),
+            ("cp /bin/true bin/cc; $B bin/cc -Wall -c x.c", Local("unknown-compiler")),
+            (
+                "mkdir lib; ln -s /usr/lib/gcc lib/gcc; cp $(readlink -f /usr/bin/gcc) bin/cc; \
+                 $B bin/cc -Wall -c x.c",
+                Hit,
+            ),
             ("$B ccache gcc -Wall -c x.c", Local("compiler-wrapper")),
             ("ln -s /usr/bin/ccache bin/cc; $B bin/cc -Wall -c x.c", Local("compiler-wrapper")),
             ("PATH=/usr/lib/ccache:$PATH; export PATH; $B gcc -Wall -c x.c", Local("compiler-wrapper")),

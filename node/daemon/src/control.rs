@@ -18,7 +18,12 @@ pub(crate) async fn answer(node: &Arc<Node>, control: Control) -> Result<Value, 
         "status" => Ok(status(node)),
         "stats" => Ok(stats(node, body["zero"] == true)),
         "explain" => explain(node, body["file"].as_str()),
+        "toolchains" if body["mesh"] == true => Ok(crate::seeding::list(node).await),
         "toolchains" => Ok(toolchains(node)),
+        "fetch" => {
+            let what = body["what"].as_str().ok_or("no toolchain is named")?;
+            crate::seeding::fetch(node, what, body["into"].as_str().map(Into::into)).await
+        }
         "worker" => Ok(json!({ "refusal": node.worker.refusal(), "slots": node.worker.slots() })),
         "import" => import(node, body["archive"].as_str()).await,
         "cache" => cache(node, body["do"].as_str()).await,
@@ -145,7 +150,7 @@ async fn import(node: &Arc<Node>, archive: Option<&str>) -> Result<Value, String
             std::io::copy(reader, &mut writer)?;
             writer.finish().map(|blob| blob.digest).map_err(std::io::Error::other)
         };
-        let toolchain = crate::toolchain::archive::import(file, put)
+        let toolchain = crate::toolchain::import(file, path.as_ref(), put)
             .map_err(|error| format!("cannot import {path}: {error}"))?;
         let name = toolchain.name.clone();
         let digest = node.worker.shelf.put(toolchain).map_err(|error| error.to_string())?;

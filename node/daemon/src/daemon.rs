@@ -136,7 +136,7 @@ async fn start(
         id: identity.id(),
         roster,
         mesh,
-        offers: Offers::new(index, shelf, store.clone()),
+        offers: Offers::new(index, shelf, worker.fetcher.clone(), store.clone()),
         store,
         stats,
         history,

@@ -9,6 +9,7 @@
 //!     invites           open invitations: hashes of their secrets
 //!   cache/              the store (see docs/cache.md)
 //!   toolchains/         descriptions of the toolchains known here
+//!   incoming/           parts of toolchains on their way
 //!   stats.json          the counters of `barn stats`
 //!   node.log            what a node in the background says
 //! ```

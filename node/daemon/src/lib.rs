@@ -2,7 +2,7 @@
 //!
 //! [`daemon`] puts a [`node`] together and listens to the mesh. A call of the wrapper arrives in [`session`] and
 //! is answered by [`requester`]; a request of a peer arrives through the mesh and is answered by [`worker`] or
-//! [`offers`]; a command arrives in [`session`] too and is answered by [`control`], or works on the state
+//! [`offers`], and [`seeding`] gives this machine a compiler of theirs; a command arrives in [`session`] too and is answered by [`control`], or works on the state
 //! directory ([`home`], [`enrol`]) by itself.
 
 mod blobs;
@@ -18,6 +18,7 @@ pub mod node;
 mod offers;
 mod platform;
 pub mod requester;
+mod seeding;
 pub mod session;
 pub mod setup;
 pub mod stats;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use barn_cache::Store;
-use barn_mesh::{Mesh, RecvStream, RosterCell, SendStream, limits::BULK_PRIORITY, stream::StreamError};
+use barn_mesh::{Mesh, RecvStream, RosterCell, SendStream, stream::StreamError};
 use barn_protocol::{NodeId, advert::Advert, roster::Member, wire::Request};
 use tokio::sync::Notify;
 
@@ -127,10 +127,9 @@ impl Node {
                 self.worker.serve(&self.mesh, &member, epoch, *run, &mut send, &mut recv).await?;
             }
             Request::Toolchain(digest) => self.offers.describe(digest, &mut send).await?,
-            Request::Blobs(digests) => {
-                let _ = send.set_priority(BULK_PRIORITY);
-                self.offers.blobs(digests, &mut send).await?;
-            }
+            Request::Swarm(digest) => self.offers.swarm(peer, digest, &mut send).await?,
+            Request::Pieces(digest) => self.offers.pieces(peer, digest, &mut send, &mut recv).await?,
+            Request::Toolchains => self.offers.list(&mut send).await?,
         }
         // Whatever is left unsent goes on in the background.
         let _ = send.finish();

@@ -121,7 +121,19 @@ enum MeshVerb {
 #[derive(Debug, Subcommand)]
 enum ToolchainVerb {
     /// List the known toolchains.
-    List,
+    List {
+        /// Those of the connected members instead of this machine's.
+        #[arg(long)]
+        mesh: bool,
+    },
+    /// Take a toolchain from the members that have it, to be used on this machine.
+    Fetch {
+        /// Its name or digest, or the beginning of either.
+        toolchain: String,
+        /// The directory to lay it out in; one in the state directory unless given.
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
+    },
     /// Find out what a compiler consists of, and print its digest.
     Pack {
         /// The compiler, by path or name.

@@ -30,7 +30,8 @@ enum ToolchainError {
 /// `barn toolchain …`.
 pub(super) fn run(setup: &Setup, verb: ToolchainVerb) -> Outcome {
     match verb {
-        ToolchainVerb::List => list(setup),
+        ToolchainVerb::List { mesh } => list(setup, mesh),
+        ToolchainVerb::Fetch { toolchain, into } => fetch(setup, &toolchain, into),
         ToolchainVerb::Pack { compiler } => {
             let known = pack(setup, &compiler)?;
             println!("{}", known.digest);
@@ -50,16 +51,28 @@ pub(super) fn run(setup: &Setup, verb: ToolchainVerb) -> Outcome {
     }
 }
 
-fn list(setup: &Setup) -> Outcome {
-    let rows = control::call(&setup.socket, "toolchains", &json!({}))?;
+fn list(setup: &Setup, mesh: bool) -> Outcome {
+    let rows = control::call(&setup.socket, "toolchains", &json!({ "mesh": mesh }))?;
     for row in rows.as_array().into_iter().flatten() {
         let text = |key: &str| row[key].as_str().unwrap_or("?").to_owned();
         let bytes = view::bytes(row["bytes"].as_u64().unwrap_or(0));
         println!("{}  {:<10} {:>10}  {}", &text("digest")[..16], text("from"), bytes, text("name"));
     }
-    if rows.as_array().is_none_or(Vec::is_empty) {
+    if rows.as_array().is_none_or(Vec::is_empty) && mesh {
+        eprintln!("no connected member has any");
+    } else if rows.as_array().is_none_or(Vec::is_empty) {
         eprintln!("none yet: a compiler is packed when it is first used");
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn fetch(setup: &Setup, toolchain: &str, into: Option<PathBuf>) -> Outcome {
+    lifecycle::ensure_running(setup)?;
+    let into = into.map(std::path::absolute).transpose()?;
+    let answer = control::call(&setup.socket, "fetch", &json!({ "what": toolchain, "into": into }))?;
+    let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+    println!("{}", text("bin"));
+    eprintln!("fetched {}\nhint: put the directory above in front of PATH", text("name"));
     Ok(ExitCode::SUCCESS)
 }
 

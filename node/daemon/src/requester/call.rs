@@ -8,6 +8,7 @@ use std::{
         fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use barn_compilers::{Compile, Family, Invocation, classify, detect::guess, environment::Environment};
@@ -21,7 +22,7 @@ use super::{
     sight::{Look, Place, Sight},
 };
 use crate::toolchain::{
-    ToolchainIndex,
+    Known, ToolchainIndex,
     locale::{Locales, loader_obstacle},
 };
 
@@ -106,7 +107,9 @@ fn try_understand(
     let env: Environment = request.env.iter().cloned().collect();
     let program = path(&request.program);
     let cwd = path(&request.cwd);
-    let family = family_of(argv0, &program)?;
+    let family = family_of(argv0, &program, || {
+        known(toolchains, &program.components().collect::<PathBuf>(), &env).map(|known| known.identity.family)
+    })?;
     let args = request.argv[1..].to_vec();
     let invocation = classify(
         &barn_compilers::Request {
@@ -142,9 +145,7 @@ fn call(
     // Without the `.` of a `./cc`; a `..` stays, for it may lead over a link.
     let program: PathBuf = path(&request.program).components().collect();
     let cwd = path(&request.cwd);
-    let known = toolchains
-        .resolve(&program, &search_path(&env))
-        .map_err(|error| Unknown::new(error.name(), format_args!("{}: {error}", program.display())))?;
+    let known = known(toolchains, &program, &env)?;
     if known.identity.family != compile.family {
         return Err(Unknown::because(
             Obstacle::CompilerIdentity,
@@ -177,6 +178,13 @@ fn call(
     Ok(Call { argv0, program, cwd, env, compile, stem, output_names, cache_only: None })
 }
 
+/// The toolchain of a compiler by a path without `.`.
+fn known(toolchains: &ToolchainIndex, program: &Path, env: &Environment) -> Result<Arc<Known>, Unknown> {
+    toolchains
+        .resolve(program, &search_path(env))
+        .map_err(|error| Unknown::new(error.name(), format_args!("{}: {error}", program.display())))
+}
+
 /// Sets the locale under which the action speaks as the user's does, or keeps it here.
 fn speak(call: &mut Call, locales: &Locales) {
     match locales.elsewhere(call.compile.family, &call.program, &call.env) {
@@ -188,8 +196,12 @@ fn speak(call: &mut Call, locales: &Locales) {
 }
 
 /// The family by the name that was typed, looked through links where that says nothing; wrappers of others are
-/// told apart by what the program really is.
-fn family_of(argv0: &[u8], program: &Path) -> Result<Family, Unknown> {
+/// told apart by what the program really is. What is really called `cc` is `asked`.
+fn family_of(
+    argv0: &[u8],
+    program: &Path,
+    asked: impl FnOnce() -> Result<Family, Unknown>,
+) -> Result<Family, Unknown> {
     let real = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
     let real_family = guess(real.as_os_str().as_bytes()).family;
     if let Family::Wrapper(kind) = real_family {
@@ -198,10 +210,11 @@ fn family_of(argv0: &[u8], program: &Path) -> Result<Family, Unknown> {
             format_args!("{} is {kind:?}", program.display()),
         ));
     }
-    Ok(match guess(argv0).family {
-        Family::Cc | Family::Unknown => real_family,
-        named => named,
-    })
+    match guess(argv0).family {
+        Family::Cc | Family::Unknown if real_family == Family::Cc => asked(),
+        Family::Cc | Family::Unknown => Ok(real_family),
+        named => Ok(named),
+    }
 }
 
 /// Where the action writes, without links on the way, and what the user calls it.

@@ -18,6 +18,7 @@ pub mod archive;
 mod clang;
 pub mod discover;
 mod elf;
+pub mod foreign;
 mod gather;
 mod gcc;
 pub mod index;
@@ -27,6 +28,7 @@ pub mod policy;
 mod probe;
 mod stamp;
 mod store;
+pub mod unpack;
 mod walk;
 
 #[cfg(test)]
@@ -35,3 +37,34 @@ mod reality;
 pub use discover::{DiscoverError, Discovered, discover};
 pub use elf::ElfError;
 pub use index::{Known, ToolchainIndex};
+
+/// Why an archive is not imported.
+#[derive(Debug, thiserror::Error)]
+pub enum AnyImportError {
+    /// One of ours.
+    #[error(transparent)]
+    Own(#[from] archive::ImportError),
+    /// One of another tool.
+    #[error(transparent)]
+    Foreign(#[from] foreign::ForeignError),
+}
+
+/// Reads an archive of ours or of another tool from the beginning of a file called `name`.
+///
+/// # Errors
+/// When it is neither, or damaged.
+pub fn import(
+    mut file: std::fs::File,
+    name: &std::path::Path,
+    mut put: impl FnMut(&mut dyn std::io::Read) -> std::io::Result<barn_protocol::Digest>,
+) -> Result<barn_protocol::Toolchain, AnyImportError> {
+    use std::io::Seek as _;
+    match archive::import(&mut file, &mut put) {
+        // zstd of something else, or no zstd at all: perhaps another tool's.
+        Err(archive::ImportError::NoManifest | archive::ImportError::Read(_)) => {
+            file.rewind().map_err(foreign::ForeignError::Read)?;
+            Ok(foreign::import(file, name, put)?)
+        }
+        other => Ok(other?),
+    }
+}

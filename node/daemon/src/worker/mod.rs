@@ -40,7 +40,8 @@ use barn_protocol::{
     wire::{Decline, Run},
 };
 use barn_sandbox::Sandbox;
-pub use fetch::{Fetcher, Transfer};
+pub use fetch::{FetchError, Fetcher, Transfer};
+pub(crate) use fetch::{Live, Opened, Progress, read_piece};
 pub use shelf::{Shelf, ShelfError};
 use tokio::sync::watch;
 

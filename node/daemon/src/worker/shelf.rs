@@ -77,15 +77,15 @@ impl Shelf {
         Ok(digest)
     }
 
-    /// The blobs of a toolchain that are not here, each once. They are pinned from now on, so that those that come
-    /// are still there when the last one has.
-    pub(super) fn missing(&self, toolchain: &Toolchain) -> Vec<(Digest, u64)> {
+    /// Pins the blobs of a toolchain that is about to come, so that those that are here first are still there when
+    /// the last one has come.
+    pub(super) fn pin(&self, toolchain: &Toolchain) {
         pin(&self.store, toolchain.digest(), toolchain);
-        let mut missing: Vec<(Digest, u64)> =
-            toolchain.tree.blobs().filter(|(digest, _)| !self.store.contains(digest)).collect();
-        missing.sort_unstable();
-        missing.dedup();
-        missing
+    }
+
+    /// Where parts of blobs lie that are on their way.
+    pub(super) fn incoming_dir(&self) -> PathBuf {
+        self.home.dir().join("incoming")
     }
 
     /// The store behind the shelf.

@@ -1,0 +1,112 @@
+//! Toolchains reach cold machines from each other, and survive what happens meanwhile.
+
+use std::{fs, thread, time::Duration};
+
+use barn_testnet::{Host, HostSpec, OfficeSpec, bin_dir_of_this_build};
+use barn_tests::office::{Mesh, Project, Through, report};
+
+/// Everybody has the toolchain by then.
+const SPREAD_MAX: Duration = Duration::from_secs(120);
+/// Workers that start cold.
+const COLD: usize = 4;
+/// What the wire may carry beside pieces: actions, gossip, headers; by the share of an archive, whose compression is
+/// stronger than that of the wire.
+const OVERHEAD: f64 = 1.3;
+
+/// Bytes that a host has sent on its link.
+fn sent_bytes(host: &Host) -> u64 {
+    let table = host.in_network(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap()).unwrap();
+    let links = table.lines().skip(2).filter(|line| !line.trim_start().starts_with("lo:"));
+    links.map(|line| line.split_whitespace().nth(9).unwrap().parse::<u64>().unwrap()).sum()
+}
+
+fn has_toolchain(host: &Host) -> bool {
+    host.barn_text(["toolchain", "list"]).is_ok_and(|list| list.contains("fetched"))
+}
+
+/// Keeps `host` compiling until `holds`.
+fn while_compiling(mesh: &Mesh, host: &Host, what: &str, holds: impl FnMut() -> bool) -> Duration {
+    let project = Project::new(host, "spread");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        let build = scope.spawn(|| {
+            for round in 0.. {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                let units: Vec<_> =
+                    (0..12).map(|n| project.burner("gcc", 5000 + round * 12 + n, 1)).collect();
+                let ran = project.build(&units, Through::Barn, 12);
+                ran.iter().for_each(|ran| assert_eq!((ran.status, ran.err().as_str()), (0, "")));
+            }
+        });
+        let took = mesh.until(SPREAD_MAX, what, holds);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        build.join().unwrap();
+        took
+    })
+}
+
+#[test]
+fn cold_workers_get_the_toolchain_from_each_other() {
+    let spec = OfficeSpec::new(bin_dir_of_this_build());
+    let workers = (1..=COLD).map(|n| HostSpec::new(format!("w{n}")).bandwidth_mbit(200));
+    let spec = workers.fold(spec.host(HostSpec::new("h1").bandwidth_mbit(200)), OfficeSpec::host);
+    let Some(mesh) = Mesh::form(spec) else { return };
+    let (h1, cold) = mesh.hosts().split_first().unwrap();
+    let archive = h1.home().join("gcc.tar.zst");
+    h1.barn_text(["toolchain", "export", "gcc", "--output", archive.to_str().unwrap()]).unwrap();
+    let copy = fs::metadata(&archive).unwrap().len() as f64;
+
+    let before = sent_bytes(h1);
+    let took =
+        while_compiling(&mesh, h1, "every worker has the toolchain", || cold.iter().all(has_toolchain));
+    let copies = (sent_bytes(h1) - before) as f64 / copy;
+    let from_others: u64 = cold.iter().map(sent_bytes).sum();
+    println!(
+        "{COLD} cold workers after {took:?}: the requester sent {copies:.2} archives, the others {from_others} bytes"
+    );
+    for host in cold {
+        let log = fs::read_to_string(host.node_log()).unwrap();
+        log.lines()
+            .filter(|line| line.contains("toolchain"))
+            .for_each(|line| println!("{}: {line}", host.name()));
+    }
+    assert!(copies <= 2.0 * OVERHEAD, "{copies:.2} archives were sent: {}", report(h1));
+    assert!(from_others as f64 > copy, "they gave each other {from_others} bytes");
+}
+
+#[test]
+fn a_machine_without_a_compiler_takes_the_office_s() {
+    let spec = OfficeSpec::new(bin_dir_of_this_build()).host(HostSpec::new("h1")).host(HostSpec::new("h2"));
+    let Some(mesh) = Mesh::form(spec) else { return };
+    let (h1, h2) = (&mesh[0], &mesh[1]);
+    let nothing = h2.barn(["toolchain", "fetch", "gcc"]).unwrap();
+    let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert!(!nothing.status.success() && said.contains("no connected member has a toolchain gcc"), "{said}");
+
+    // The office knows a compiler once somebody has used it.
+    let project = Project::new(h1, "known");
+    let unit = project.unit("gcc", "x.c", "int twice(int a) { return 2 * a; }\n", &["-O2"]);
+    assert_eq!(project.compile(&unit, Through::Barn).status, 0);
+    let listed = h2.barn_text(["toolchain", "list", "--mesh"]).unwrap();
+    assert!(listed.contains("h1") && listed.contains("gcc "), "{listed}");
+    let digest = listed.split_whitespace().next().unwrap();
+
+    let bin = h2.barn_text(["toolchain", "fetch", digest]).unwrap();
+    let gcc = std::path::Path::new(bin.trim()).join("gcc");
+    assert!(gcc.starts_with(h2.barn_home()), "{bin}");
+    fs::write(h2.home().join("x.c"), "int twice(int a) { return 2 * a; }\n").unwrap();
+    let compile = |program: &str, words: &[&str], output: &str| {
+        let command = h2.command(program).unwrap().args(words).args(["-O2", "-c", "x.c", "-o", output]);
+        let ran = command.current_dir(h2.home()).output_within(SPREAD_MAX).unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        fs::read(h2.home().join(output)).unwrap()
+    };
+    let own = compile("gcc", &[], "own.o");
+    let (name, no_words): (&str, &[&str]) = (gcc.to_str().unwrap(), &[]);
+    assert!(compile(name, no_words, "direct.o") == own, "the fetched compiler wrote another object");
+    assert!(compile("barn", &[name], "through.o") == own, "through barn it wrote another object");
+    let again = h2.barn(["toolchain", "fetch", digest]).unwrap();
+    assert!(String::from_utf8_lossy(&again.stderr).contains("exists already"), "{again:?}");
+}
