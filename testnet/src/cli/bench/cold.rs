@@ -2,6 +2,7 @@
 //! until each has done its first compile is taken, with what the requester's cable carried meanwhile.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,13 +48,14 @@ pub(super) fn run(options: &Options, hosts: usize) -> Result<(), Failure> {
         workers.iter().map(|_| requester.barn_text(["mesh", "invite"])).collect::<Result<Vec<_>, _>>()?;
     workers.iter().try_for_each(mesh::start)?;
     // Once alone: from now on the requester knows its compiler and what that consists of.
-    batch(&warm, 1, 1).run(requester, warm.dir(), &[], BATCH_LIMIT)?;
+    batch(&warm, 0..1, 1).run(requester, warm.dir(), &[], BATCH_LIMIT)?;
     let bytes = toolchain_bytes(requester)?;
     let before = requester.traffic()?;
     let start = Instant::now();
     let mut all: Vec<Progress> = workers.iter().map(|_| Progress::default()).collect();
     thread::scope(|scope| -> Result<(), Failure> {
-        let build = scope.spawn(|| batch(&warm, COMPILES, 3 * hosts).run(requester, warm.dir(), &[], LIMIT));
+        let build =
+            scope.spawn(|| batch(&warm, 1..COMPILES, 3 * hosts).run(requester, warm.dir(), &[], LIMIT));
         let joins: Vec<_> = workers
             .iter()
             .zip(&tokens)
@@ -104,11 +106,10 @@ fn watch(workers: &[Host], all: &mut [Progress], start: Instant) -> Result<(), F
     Ok(())
 }
 
-fn batch(warm: &Warm, count: usize, jobs: usize) -> Batch {
-    let compile = |number| {
-        std::iter::once("barn".to_owned()).chain(warm.compile(Language::Cxx, count * 10 + number)).collect()
-    };
-    Batch { commands: (0..count).map(compile).collect(), jobs, outputs: Vec::new() }
+fn batch(warm: &Warm, numbers: Range<usize>, jobs: usize) -> Batch {
+    let compile =
+        |number| std::iter::once("barn".to_owned()).chain(warm.compile(Language::Cxx, number)).collect();
+    Batch { commands: numbers.map(compile).collect(), jobs, outputs: Vec::new() }
 }
 
 fn print(workers: &[Host], all: &[Progress], sent: f64, bytes: f64) {

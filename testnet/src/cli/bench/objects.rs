@@ -42,7 +42,7 @@ impl Objects {
     /// Keeps what lies in the output directory as what others are compared with.
     pub(super) fn keep_as_local(project: &Project) -> Result<(), Failure> {
         match fs::remove_dir_all(project.dir().join(LOCAL)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
             _ => project.set_outputs_aside(LOCAL),
         }
     }
