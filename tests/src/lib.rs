@@ -12,6 +12,7 @@
 mod counts;
 mod desk;
 pub mod office;
+pub mod pace;
 mod table;
 mod tree;
 

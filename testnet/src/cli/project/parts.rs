@@ -99,12 +99,9 @@ pub(in crate::cli) const ABSEIL: Selection = Selection {
         directories: &[
             "protobuf/third_party/abseil-cpp/absl/base",
             "protobuf/third_party/abseil-cpp/absl/container",
-            "protobuf/third_party/abseil-cpp/absl/crc",
             "protobuf/third_party/abseil-cpp/absl/debugging",
             "protobuf/third_party/abseil-cpp/absl/hash",
             "protobuf/third_party/abseil-cpp/absl/numeric",
-            "protobuf/third_party/abseil-cpp/absl/profiling",
-            "protobuf/third_party/abseil-cpp/absl/random",
             "protobuf/third_party/abseil-cpp/absl/status",
             "protobuf/third_party/abseil-cpp/absl/strings",
             "protobuf/third_party/abseil-cpp/absl/synchronization",
