@@ -4,7 +4,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build install demo test oracle lint doc bench-hit bench-remote soak clean-testnet
+.PHONY: build install demo test oracle lint doc bench-hit bench-remote bench-mesh rivals soak clean-testnet
 
 # The wrapper starts 0.4 ms sooner when it is linked statically (docs/performance.md), and a static room needs no binds for
 # its loader and libraries. Where there is no static C library, the dynamic ones of the first line stay.
@@ -53,6 +53,21 @@ bench-hit bench-remote:
 	@.ci/setup bench
 	$(build-release)
 	$(SUDO) $(TARGET)/release/testnet $@ $(BENCH)
+
+# Whole builds on eight hosts, beside distcc, its pump, icecream, sccache and one machine with all the cores. About a quarter of
+# an hour. Without BENCH it writes docs/performance.md and docs/bench; with it, it only prints: `make bench-mesh
+# BENCH="--hosts 2,4,8,16 --cpu 0.1 --only barn"`, `BENCH=--cold`; `testnet bench-mesh --help` lists all options.
+bench-mesh: rivals
+	@.ci/setup bench
+	$(build-release)
+	$(SUDO) $(TARGET)/release/testnet $@ $(or $(BENCH),--docs docs)
+
+# sccache with distributed compilation is in no distribution. Where cargo cannot install it, the benchmark says so and goes on.
+RIVAL := sccache --version 0.19.0 --locked --no-default-features --features dist-client,dist-server
+rivals:
+	@[ -x $(TARGET)/rivals/bin/sccache-dist ] || command -v sccache-dist >/dev/null \
+	    || $(CARGO) install --quiet --root $(TARGET)/rivals $(RIVAL) \
+	    || echo "sccache cannot be installed here"
 
 # 1000 kills of a writing store; takes some minutes.
 soak:

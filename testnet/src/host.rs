@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::cgroup::Group;
 use crate::command::HostCommand;
-use crate::link::{Bridge, Cable};
+use crate::link::{Bridge, Cable, Traffic, traffic};
 use crate::rooms::{Rooms, in_network};
 use crate::spec::check_cpus;
 use crate::{Error, Result};
@@ -265,6 +265,11 @@ impl Host {
     pub fn slow(&self, cpus: Option<f64>) -> Result<()> {
         cpus.map_or(Ok(()), check_cpus)?;
         self.group.set_cpus(cpus)
+    }
+
+    /// What has passed the host's cable since it was laid.
+    pub fn traffic(&self) -> Result<Traffic> {
+        traffic(&self.rooms.network)
     }
 
     /// The processes of this host, by its cgroups.

@@ -33,6 +33,7 @@ pub use command::HostCommand;
 pub use error::Error;
 pub use guard::take_down_all;
 pub use host::{Host, Process, VERB_LIMIT};
+pub use link::Traffic;
 pub use office::{Office, office_or_skip};
 pub use spec::{HostSpec, OfficeSpec, bin_dir_of_this_build};
 

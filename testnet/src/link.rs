@@ -29,6 +29,16 @@ pub(crate) struct Cable {
     bandwidth_mbit: Option<u32>,
 }
 
+/// Bytes that passed a cable, with the headers of Ethernet and all above. A segment that the kernel would have cut up for a
+/// real network card counts one header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes the host sent.
+    pub sent: u64,
+    /// Bytes the host received.
+    pub received: u64,
+}
+
 /// The address of the host with this number, from 0.
 pub(crate) fn address(number: usize) -> Ipv4Addr {
     // The specification's limit on hosts keeps the last octet in range.
@@ -130,6 +140,21 @@ impl Cable {
     }
 }
 
+/// What has passed a host's cable.
+pub(crate) fn traffic(host: &OwnedFd) -> Result<Traffic> {
+    // Of the thread, for it alone stands in the host's network.
+    let path = "/proc/thread-self/net/dev";
+    let text = in_network(host, || std::fs::read_to_string(path).map_err(Error::path("cannot read", path)))?;
+    parse_traffic(&text)
+        .ok_or_else(|| Error::Failed { command: format!("reading {path}"), said: format!("no {HOST_END}") })
+}
+
+fn parse_traffic(text: &str) -> Option<Traffic> {
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(HOST_END)?.strip_prefix(':'))?;
+    let mut fields = line.split_whitespace();
+    Some(Traffic { received: fields.next()?.parse().ok()?, sent: fields.nth(7)?.parse().ok()? })
+}
+
 /// Drops all that leaves by `end`. A token bucket smaller than any packet does it on every kernel that has
 /// bandwidth limits at all.
 fn swallow(network: &OwnedFd, end: &str) -> Result<()> {
@@ -166,4 +191,19 @@ fn run(command: &mut Command, input: &str) -> Result<String> {
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
     Err(Error::Failed { command: format!("{command:?} <<< {input:?}"), said })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_is_read_from_the_table_of_devices() {
+        let text = "Inter-|   Receive                                                |  Transmit\n \
+            face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs\n    \
+            lo:     196       2    0    0    0     0          0         0      196       2    0\n  \
+            eth0: 1048576      12    0    0    0     0          0         3    20971      11    0\n";
+        assert_eq!(parse_traffic(text), Some(Traffic { sent: 20971, received: 1_048_576 }));
+        assert_eq!(parse_traffic("lo: 1 2 3\n"), None);
+    }
 }

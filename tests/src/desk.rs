@@ -11,7 +11,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Counts, Tree, lay};
+use crate::{
+    Counts, Tree, lay,
+    pace::{pace, patience},
+};
 
 /// Longest run of one line of shell, in seconds. What takes longer hangs.
 const LINE_SECONDS_MAX: u32 = 120;
@@ -50,6 +53,8 @@ impl Desk {
 
     /// A desk at which nothing runs.
     pub fn without_node() -> Self {
+        // Before anything runs that the measurement would take time from.
+        pace();
         let directory = tempfile::Builder::new().prefix("barn-desk-").tempdir().unwrap();
         let root = directory.path().canonicalize().unwrap();
         for folder in ["bin", "masquerade", "nothing", "home", "work"] {
@@ -118,7 +123,7 @@ impl Desk {
 
     /// The counts once all calls have been dealt with.
     pub fn counts(&self) -> Counts {
-        let end = Instant::now() + SETTLE_MAX;
+        let end = Instant::now() + patience(SETTLE_MAX);
         loop {
             let counts = Counts::of(&self.stats());
             if counts.is_settled() || Instant::now() > end {
@@ -144,7 +149,7 @@ impl Desk {
 
     /// Waits until something holds.
     pub fn await_that(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + patience(Duration::from_secs(30));
         while !holds(self) {
             assert!(Instant::now() < end, "waited in vain until {what}");
             thread::sleep(Duration::from_millis(5));

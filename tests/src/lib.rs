@@ -15,6 +15,7 @@ mod counts;
 mod desk;
 pub mod office;
 pub mod oracle;
+pub mod pace;
 mod table;
 mod tree;
 

@@ -24,7 +24,11 @@ use std::{
 use barn_testnet::{Host, Office, OfficeSpec, office_or_skip};
 use serde_json::Value;
 
-use crate::{Ran, Snapshot, snapshot};
+use crate::{
+    Ran, Snapshot,
+    pace::{burner, lasting, pace, patience},
+    snapshot,
+};
 
 /// A node that does not answer by then has not started.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -69,6 +73,8 @@ impl Mesh {
     pub fn empty(spec: OfficeSpec) -> Option<Self> {
         let turn = File::open(&spec.bin_dir).expect("the programs have been built");
         turn.lock().expect("a directory can be locked");
+        // Before anything runs that the measurement would take time from.
+        pace();
         let office = office_or_skip(spec)?;
         Some(Self { office, _turn: turn })
     }
@@ -82,9 +88,9 @@ impl Mesh {
         }
     }
 
-    /// Waits until `holds`, and returns how long that took.
+    /// Waits until `holds`, and returns how long that took. The limit is that of a quick machine.
     pub fn until(&self, limit: Duration, what: &str, holds: impl FnMut() -> bool) -> Duration {
-        self.office.wait_until(limit, what, holds).unwrap_or_else(|error| panic!("{error}"))
+        self.office.wait_until(patience(limit), what, holds).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Has `requester` compile with `compiler` until each of `workers` has done something for it, so that all of
@@ -97,7 +103,11 @@ impl Mesh {
         let began = Instant::now();
         let mut round = 0;
         while workers.iter().filter(served).count() < workers.len() {
-            assert!(began.elapsed() < WARM_MAX, "not every worker has {compiler}: {}", report(requester));
+            assert!(
+                began.elapsed() < patience(WARM_MAX),
+                "not every worker has {compiler}: {}",
+                report(requester)
+            );
             let units: Vec<Unit> = (0..6).map(|n| project.burner(compiler, round * 6 + n, 1)).collect();
             let ran = project.build(&units, Through::Barn, 6);
             ran.iter().for_each(|ran| assert_eq!((ran.status, ran.err().as_str()), (0, "")));
@@ -143,7 +153,7 @@ impl Drop for Mesh {
 /// Starts a host's node and waits until it answers.
 pub fn start_node(host: &Host) {
     host.start_node().unwrap();
-    host.wait_for_node(START_MAX).unwrap();
+    host.wait_for_node(patience(START_MAX)).unwrap();
 }
 
 /// Lets `host` into the mesh of `admin` by a token alone.
@@ -252,15 +262,9 @@ impl<'a> Project<'a> {
         Unit { words }
     }
 
-    /// A C++ unit that takes as many times 0.3 s of a core as `steps` says, and nothing but the compiler.
+    /// A C++ unit that takes at least as many times 0.3 s of a core as `steps` says, and nothing but the compiler.
     pub fn burner(&self, compiler: &str, number: usize, steps: usize) -> Unit {
-        let mut source = "constexpr unsigned long burn(unsigned long s) {\n    \
-                          for (unsigned long i = 0; i < 200000; ++i) s = s * 31 + i;\n    return s;\n}\n"
-            .to_owned();
-        for step in 0..steps {
-            let seed = number * 100 + step;
-            source += &format!("extern const unsigned long burnt{step} = burn({seed}ul);\n");
-        }
+        let source = burner(number, lasting(steps));
         self.unit(compiler, &format!("burner{number}.cc"), &source, &["-O1", "-g", "-std=c++17"])
     }
 
@@ -282,7 +286,7 @@ impl<'a> Project<'a> {
 
     /// Builds one unit.
     pub fn compile(&self, unit: &Unit, through: Through) -> Ran {
-        self.command(unit, through).output_within(COMPILE_MAX).unwrap().into()
+        self.command(unit, through).output_within(patience(COMPILE_MAX)).unwrap().into()
     }
 
     /// Begins to build one unit through barn. Nobody reads what it says.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use barn_tests::{Counts, Desk, Tree};
+use barn_tests::{Counts, Desk, Tree, pace::patience};
 
 const TREE: Tree<'_> = &[("x.c", "#include \"x.h\"\nint x = X;\n"), ("x.h", "#define X 1\n"), ("out/", "")];
 
@@ -40,7 +40,7 @@ fn a_wrapper_that_may_not_start_a_node_compiles() {
     // Fifty compiles of nothing: the wrapper's own share stays far below what one start of a node takes.
     let begun = Instant::now();
     desk.sh("export BARN_NO_START=1; for n in $(seq 50); do $B true; done").ok();
-    assert!(begun.elapsed() < Duration::from_millis(50 * 50), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < patience(Duration::from_millis(50 * 50)), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_hanging_node_holds_nobody_up() {
     desk.signal_node("STOP");
     let begun = Instant::now();
     desk.sh("rm x.o; $B gcc -c x.c && test -f x.o").ok();
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < patience(Duration::from_secs(3)), "{:?}", begun.elapsed());
     desk.signal_node("CONT");
 }
 
@@ -152,7 +152,7 @@ fn an_interrupted_compile_leaves_nothing() {
     desk.sh(&format!("kill -INT {}", during.id())).ok();
     let ended = during.wait_with_output().unwrap();
     assert!(!ended.status.success());
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < patience(Duration::from_secs(2)), "{:?}", begun.elapsed());
     assert_eq!(fs::read_dir(desk.at("out")).unwrap().count(), 0, "something was left");
     desk.await_that("the node has noticed", |desk| {
         desk.barn(&["status", "--json"]).json()["running"]["local"] == 0

@@ -15,6 +15,9 @@ use nix::{
 /// Longest wait for a machine under load to get something under way.
 const UNDER_WAY_MAX: Duration = Duration::from_secs(60);
 
+/// A link or a debugger's script that takes longer has hung.
+const TOOL_MAX: Duration = Duration::from_secs(120);
+
 /// Warnings in every unit, from a header and from the source.
 const HEADER: &str = "#ifndef SHARED_H\n#define SHARED_H\n#include <math.h>\n#include <stdio.h>\n\
                       static inline int shared(int a) { int left_over; return a + __LINE__; }\n#endif\n";
@@ -92,6 +95,7 @@ fn a_build_across_the_mesh_is_a_local_one() {
     assert_eq!(count(h1, "/hits/local"), units.len() as u64, "{}", report(h1));
     assert_eq!(count(h1, "/misses"), 0, "{}", report(h1));
 
+    a_debugger_finds_the_sources(&mesh);
     diagnostics_are_the_local_compilers(&mesh);
     clang_travels_too(&mesh);
 }
@@ -117,6 +121,78 @@ fn diagnostics_are_the_local_compilers(mesh: &Mesh) {
         let written = project.take_outputs();
         project.assert_local(&[unit], &[ran], &written);
     }
+}
+
+/// What a worker compiled with `-g` leads a debugger to the lines of the sources on the requester's disk.
+fn a_debugger_finds_the_sources(mesh: &Mesh) {
+    let h1 = &mesh[0];
+    mesh.renew(h1, &[&mesh[1], &mesh[2]]);
+    let project = Project::new(h1, "debugged");
+    std::fs::create_dir(project.at("deep")).unwrap();
+    std::fs::write(
+        project.at("deep/twice.h"),
+        "static inline int twice(int number)\n{\n    return number + number;\n}\n",
+    )
+    .unwrap();
+    let main = "#include \"deep/twice.h\"\nint helper(int);\nint main(int argc, char **argv)\n{\n    \
+                return helper(twice(argc)) == 5 && argv ? 0 : 1;\n}\n";
+    let helper = "template <typename T> T more(T value)\n{\n    return value + 1;\n}\n\
+                  extern \"C\" int helper(int value)\n{\n    int answer = more(value) + 2;\n    return answer;\n}\n";
+    let flags = ["-g", "-O0", "-Wall", "-Wextra", "-MD"];
+    let units =
+        [project.unit("gcc", "main.c", main, &flags), project.unit("g++", "helper.cc", helper, &flags)];
+    let ran: Vec<Ran> = units
+        .iter()
+        .enumerate()
+        .map(|(number, unit)| compile_afar(mesh, &project, unit, 60 + number))
+        .collect();
+    assert_eq!(count(h1, "/compiles/remote"), units.len() as u64, "{}", report(h1));
+
+    let link = h1
+        .command("gcc")
+        .unwrap()
+        .args(["out/main.o", "out/helper.o", "-o", "linked"])
+        .current_dir(project.at(""));
+    let linked: Ran = link.output_within(TOOL_MAX).unwrap().into();
+    assert_eq!((linked.status, linked.err().as_str()), (0, ""));
+    // Each with what it must say: where a line is, the text of it, and a stop inside an inlined header and a template.
+    let asked = [
+        ("info line main", "Line 4 of \"main.c\" starts at address"),
+        ("list helper", "int answer = more(value) + 2;"),
+        ("break twice.h:3", "deep/twice.h, line 3."),
+        ("run", "twice (number=1) at deep/twice.h:3"),
+        ("break more<int>(int)", "helper.cc, line 3."),
+        ("continue", "more<int> (value=2) at helper.cc:3"),
+        ("backtrace", "helper (value=2) at helper.cc:7"),
+    ];
+    let words = asked.iter().flat_map(|(command, _)| ["-ex", command]);
+    let gdb = h1.command("gdb").unwrap().args(["-batch", "-nx", "-iex", "set debuginfod enabled off"]);
+    // Not every container lets a program be run without a random layout.
+    let gdb = gdb
+        .args(["-iex", "set disable-randomization off"])
+        .args(words)
+        .arg("linked")
+        .current_dir(project.at(""));
+    let said: Ran = gdb.output_within(TOOL_MAX).unwrap().into();
+    let text = String::from_utf8_lossy(&said.stdout);
+    for (command, expect) in asked {
+        assert!(text.contains(expect), "{command}: {expect:?} is not in {text}\n{}", said.err());
+    }
+    let written = project.take_outputs();
+    project.assert_local(&units, &ran, &written);
+}
+
+/// Compiles a unit while the only core of h1 is taken, so that a worker does it.
+fn compile_afar(mesh: &Mesh, project: &Project<'_>, unit: &Unit, number: usize) -> Ran {
+    let h1 = &mesh[0];
+    let other = Project::new(h1, "blocker");
+    let mut blocker = other.begin(&other.burner("g++", 7000 + number, 30));
+    mesh.until(UNDER_WAY_MAX, "the core is taken", || running_here(h1) == 1);
+    let ran = project.compile(unit, Through::Barn);
+    // It may be over already on a machine that took long for the other.
+    let _ = kill(Pid::from_raw(blocker.id().cast_signed()), Signal::SIGTERM);
+    blocker.wait().unwrap();
+    ran
 }
 
 /// Compiles a unit while the only core of h1 is taken, so that it travels, until it has failed so many times.

@@ -37,6 +37,8 @@ enum Verb {
     BenchHit(bench::HitOptions),
     /// Measure what a remote compile costs, beside distcc, icecream and the bare compiler
     BenchRemote(bench::RemoteOptions),
+    /// Measure whole builds over the mesh, beside distcc, icecream, sccache and one machine with all the cores
+    BenchMesh(bench::MeshOptions),
     /// Run commands here and time them: what the benchmarks start on their hosts
     #[command(hide = true)]
     Meter,
@@ -83,6 +85,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Demo(options) => demo::run(&options),
         Verb::BenchHit(options) => bench::hit(&options).map(|()| ExitCode::SUCCESS),
         Verb::BenchRemote(options) => bench::remote(&options).map(|()| ExitCode::SUCCESS),
+        Verb::BenchMesh(options) => bench::mesh(&options).map(|()| ExitCode::SUCCESS),
         Verb::Meter => bench::meter().map(|()| ExitCode::SUCCESS),
         Verb::Clean => clean(),
     });

@@ -7,10 +7,10 @@ use barn_testnet::{Host, Office, OfficeSpec};
 use clap::Args;
 
 use super::figures::Figures;
-use super::meter::{Batch, Report};
+use super::meter::{BATCH_LIMIT, Batch, Report};
 use super::{bin_dir, compile, machine, measured_host, through, usage};
 use crate::cli::counts::Counts;
-use crate::cli::project::Project;
+use crate::cli::project::{Project, STORE};
 use crate::cli::{Failure, mesh};
 
 const SMALL: &str = "\
@@ -110,7 +110,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<(), Failure> {
         print(&format!("one object, {} ({} headers)", command.join(" "), headers(&dir)?), &all);
     }
 
-    let project = Project::fetch(&host.home().join("project"), options.units)?;
+    let project = Project::fetch(&host.home().join("project"), &STORE, options.units)?;
     println!("\n{project}");
     let all = rebuild(&office, &project, options)?;
     print(&format!("{} objects, -j{REBUILD_JOBS}, time for each", project.units().len()), &all);
@@ -203,7 +203,7 @@ fn measure(office: &Office, dir: &Path, kind: Kind, batch: &Batch, warm: bool) -
     let host = &office[0];
     let hits = hits(host, kind)?;
     let before = usage::of_host(office, host)?;
-    let report: Report = batch.run(host, dir, &[])?;
+    let report: Report = batch.run(host, dir, &[], BATCH_LIMIT)?;
     let used = usage::of_host(office, host)? - before;
     if report.failed > 0 {
         return Err(format!("{} of {} commands failed", report.failed, batch.commands.len()).into());

@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use barn_testnet::Host;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
 
+use super::reap;
 use crate::cli::Failure;
 
-/// A batch that takes longer has hung.
-const BATCH_LIMIT: Duration = Duration::from_secs(1800);
+/// A batch that takes longer has hung, if nothing else is said.
+pub(super) const BATCH_LIMIT: Duration = Duration::from_secs(1800);
 
 /// What to run.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -43,15 +44,30 @@ pub(super) struct Report {
     /// CPU seconds of the meter itself.
     pub(super) meter_s: f64,
     pub(super) failed: usize,
+    /// One for each command, in the order in which they ended.
+    pub(super) ends: Vec<End>,
+}
+
+/// The end of one command.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct End {
+    /// When, by the machine's clock, in seconds since 1970.
+    pub(super) at_s: f64,
+    /// CPU seconds of the command and of everything it waited for.
+    pub(super) cpu_s: f64,
 }
 
 impl Batch {
     /// Runs the batch on a host. A command that fails makes no failure of it, but counts.
+    ///
+    /// # Errors
+    /// If the host cannot run it, or not within the limit.
     pub(super) fn run(
         &self,
         host: &Host,
         dir: &Path,
         variables: &[(String, String)],
+        limit: Duration,
     ) -> Result<Report, Failure> {
         let mut order = tempfile::tempfile()?;
         order.write_all(&serde_json::to_vec(self)?)?;
@@ -60,7 +76,7 @@ impl Batch {
         for (name, value) in variables {
             command = command.env(name, value);
         }
-        let output = command.output_within(BATCH_LIMIT)?;
+        let output = command.output_within(limit)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(format!("the meter on {} failed: {}", host.name(), said.trim()).into());
@@ -81,42 +97,55 @@ pub(in crate::cli) fn answer() -> Result<(), Failure> {
 fn measure(batch: &Batch) -> Result<Report, Failure> {
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let quiet = File::options().read(true).write(true).open("/dev/null")?;
-    let work = || -> std::io::Result<Duration> {
-        let mut sum = Duration::ZERO;
+    let work = || -> std::io::Result<(Duration, Vec<End>)> {
+        let (mut sum, mut ends) = (Duration::ZERO, Vec::new());
         while let Some(command) = batch.commands.get(next.fetch_add(1, Ordering::Relaxed)) {
             batch.outputs.iter().try_for_each(|path| remove(path))?;
             let start = Instant::now();
-            if !run(command, &quiet)? {
+            let (success, cpu) = run(command, &quiet)?;
+            sum += start.elapsed();
+            if !success {
                 failed.fetch_add(1, Ordering::Relaxed);
             }
-            sum += start.elapsed();
+            ends.push(End { at_s: now(), cpu_s: cpu.as_secs_f64() });
         }
-        Ok(sum)
+        Ok((sum, ends))
     };
     let start = Instant::now();
-    let each = thread::scope(|scope| -> Result<Duration, Failure> {
+    let (each, mut ends) = thread::scope(|scope| -> Result<(Duration, Vec<End>), Failure> {
         let workers: Vec<_> = (0..batch.jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        let mut sum = Duration::ZERO;
+        let (mut sum, mut ends) = (Duration::ZERO, Vec::new());
         for worker in workers {
-            sum += worker.join().map_err(|_| "a thread of the meter broke off")??;
+            let (own, its) = worker.join().map_err(|_| "a thread of the meter broke off")??;
+            sum += own;
+            ends.extend(its);
         }
-        Ok(sum)
+        Ok((sum, ends))
     })?;
+    let wall_s = start.elapsed().as_secs_f64();
+    ends.sort_by(|one, other| one.at_s.total_cmp(&other.at_s));
     Ok(Report {
-        wall_s: start.elapsed().as_secs_f64(),
+        wall_s,
         each_s: each.as_secs_f64(),
-        cpu_s: cpu(UsageWho::RUSAGE_CHILDREN)?,
-        meter_s: cpu(UsageWho::RUSAGE_SELF)?,
+        cpu_s: ends.iter().map(|end| end.cpu_s).sum(),
+        meter_s: own_cpu()?,
         failed: failed.into_inner(),
+        ends,
     })
 }
 
-fn run(command: &[String], quiet: &File) -> std::io::Result<bool> {
+/// The time that the meter and its user, on the same machine, share.
+pub(super) fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+fn run(command: &[String], quiet: &File) -> std::io::Result<(bool, Duration)> {
     let (program, args) = command.split_first().ok_or(ErrorKind::InvalidInput)?;
     let null = || quiet.try_clone().map(Stdio::from);
     let mut command = Command::new(program);
-    let status = command.args(args).stdin(null()?).stdout(null()?).stderr(null()?).status()?;
-    Ok(status.success())
+    let child = command.args(args).stdin(null()?).stdout(null()?).stderr(null()?).spawn()?;
+    let (status, cpu) = reap::wait(child)?;
+    Ok((status.success(), cpu))
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {
@@ -126,8 +155,8 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn cpu(who: UsageWho) -> Result<f64, Failure> {
-    let usage = getrusage(who)?;
+fn own_cpu() -> Result<f64, Failure> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
     let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
@@ -157,5 +186,6 @@ mod tests {
         let report =
             measure(&Batch { commands: vec![shell(spin), shell(spin)], jobs: 2, outputs: vec![] }).unwrap();
         assert!(report.cpu_s > 0.02, "{report:?}");
+        assert!(report.ends.len() == 2 && report.ends.iter().all(|end| end.cpu_s > 0.01), "{report:?}");
     }
 }

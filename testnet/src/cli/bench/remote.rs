@@ -1,29 +1,19 @@
 //! `testnet bench-remote`: what a remote compile costs the machine that asks for it, and how near a build comes to what all
 //! machines together could do.
 
-use std::fs;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
 
 use barn_testnet::{HostSpec, Office, OfficeSpec};
 use clap::Args;
 
 use super::figures::Figures;
-use super::meter::Batch;
-use super::rivals::{self, Served, Tool};
-use super::{bin_dir, compile, machine, measured_host, through, usage};
+use super::meter::BATCH_LIMIT;
+use super::rivals::{self, Settings, Tool};
+use super::turn::{Stage, Turn};
+use super::{bin_dir, check_names, machine, measured_host, sccache_dir, with_sccache};
 use crate::cli::Failure;
-use crate::cli::project::Project;
-
-/// Units of one warm-up pass: more than there are slots, so that every worker gets some.
-const WARM_UNITS: usize = 12;
-
-/// A tool that has not used every worker by then does not work here.
-const WARM_PASSES_MAX: usize = 12;
-
-/// What daemons still do after a build belongs to it; it is over by then.
-const SETTLE: Duration = Duration::from_secs(2);
+use crate::cli::project::{Project, STORE};
 
 /// How it shall go.
 #[derive(Args)]
@@ -49,26 +39,12 @@ pub(in crate::cli) struct Options {
     /// Compiles that a worker takes at once
     #[arg(long, default_value_t = 2)]
     slots: usize,
-    /// Only these of barn, distcc, icecream and bare
+    /// Only these of bare, barn, icecream, distcc, pump and sccache
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where barn, barn-node and barn-room lie [default: beside this program]
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
-}
-
-/// One build.
-struct Turn {
-    wall_s: f64,
-    /// CPU seconds on the requester, and on all workers.
-    requester_s: f64,
-    workers_s: f64,
-    /// Of the requester's, those that were not used by the commands: its daemons, and what these run.
-    daemons_s: f64,
-    /// Units compiled by workers.
-    remote: u64,
-    /// Cores that were kept busy by what is not of the office.
-    others: f64,
 }
 
 /// A tool with its builds.
@@ -80,13 +56,16 @@ struct Contender {
 
 /// Runs the benchmark and prints its table.
 pub(in crate::cli) fn run(options: &Options) -> Result<(), Failure> {
+    check_names(&options.only)?;
+    let sccache = sccache_dir();
     let mut spec = OfficeSpec::new(bin_dir(options.bin_dir.as_ref()))
-        .host(measured_host("h1")?.cpus(options.requester_cpus));
+        .host(with_sccache(measured_host("h1")?, sccache.as_ref()).cpus(options.requester_cpus));
     for number in 0..options.workers {
-        spec = spec.host(HostSpec::new(format!("h{}", number + 2)).cpus(options.worker_cpus));
+        let host = with_sccache(HostSpec::new(format!("h{}", number + 2)), sccache.as_ref());
+        spec = spec.host(host.cpus(options.worker_cpus));
     }
     let office = Office::build(spec)?;
-    let project = Project::fetch(&office[0].home().join("project"), options.units)?;
+    let project = Project::fetch(&office[0].home().join("project"), &STORE, options.units)?;
     println!("{}", machine());
     println!(
         "hosts          requester with {} cores, {} workers with {} cores and {} slots each",
@@ -95,17 +74,19 @@ pub(in crate::cli) fn run(options: &Options) -> Result<(), Failure> {
     println!("project        {project}");
     let wanted =
         |tool: &dyn Tool| options.only.is_empty() || options.only.iter().any(|name| name == tool.name());
-    let mut all: Vec<Contender> = rivals::all(options.slots)
+    let settings =
+        Settings { slots: options.slots, barn_slots: Some(options.slots), sccache: sccache.as_deref() };
+    let mut all: Vec<Contender> = rivals::all(settings)
         .into_iter()
         .filter(|tool| wanted(tool.as_ref()))
         .map(|tool| Contender { tool, turns: Vec::new(), trouble: None })
         .collect();
-    let mut nonce = 0;
+    let mut cpus = vec![options.requester_cpus];
+    cpus.resize(office.hosts().len(), options.worker_cpus);
+    let mut stage = Stage::new(&office, cpus, options.jobs, BATCH_LIMIT)?;
     for round in 1..=options.rounds {
         for contender in all.iter_mut().filter(|contender| contender.trouble.is_none()) {
-            let turn = turn(&office, &project, contender.tool.as_mut(), options, &mut nonce);
-            contender.tool.stop(&office)?;
-            match turn {
+            match stage.play(&project, contender.tool.as_mut()) {
                 Ok(turn) => {
                     println!("round {round}        {:10} {turn}", contender.tool.name());
                     contender.turns.push(turn);
@@ -116,96 +97,6 @@ pub(in crate::cli) fn run(options: &Options) -> Result<(), Failure> {
     }
     print(&all, options, project.units().len());
     Ok(())
-}
-
-/// Starts a tool, warms it up, and lets it build everything.
-fn turn(
-    office: &Office,
-    project: &Project,
-    tool: &mut dyn Tool,
-    options: &Options,
-    nonce: &mut usize,
-) -> Result<Turn, Failure> {
-    tool.start(office)?;
-    warm_up(office, project, tool, options, nonce)?;
-    thread::sleep(SETTLE);
-    *nonce += 1;
-    let batch = batch(project, tool, options.jobs, usize::MAX, *nonce)?;
-    let (served, before, machine) = (tool.served(office)?, hosts_usage(office)?, usage::of_machine()?);
-    let report = batch.run(&office[0], project.dir(), &tool.variables(office))?;
-    let (after, machine_after) = (hosts_usage(office)?, usage::of_machine()?);
-    thread::sleep(SETTLE);
-    let settled = hosts_usage(office)?;
-    if report.failed > 0 {
-        return Err(format!("{} of {} compiles failed", report.failed, project.units().len()).into());
-    }
-    let used: Vec<f64> = settled.iter().zip(&before).map(|(after, before)| after - before).collect();
-    let meanwhile: f64 = after.iter().sum::<f64>() - before.iter().sum::<f64>();
-    Ok(Turn {
-        wall_s: report.wall_s,
-        requester_s: used[0] - report.meter_s,
-        workers_s: used[1..].iter().sum(),
-        daemons_s: used[0] - report.meter_s - report.cpu_s,
-        remote: sum(&tool.served(office)?) - sum(&served),
-        others: (machine_after - machine - meanwhile) / report.wall_s,
-    })
-}
-
-/// Builds a few units again and again until every worker has done some: then each has the toolchain.
-fn warm_up(
-    office: &Office,
-    project: &Project,
-    tool: &mut dyn Tool,
-    options: &Options,
-    nonce: &mut usize,
-) -> Result<(), Failure> {
-    if !tool.is_distributed() {
-        return Ok(());
-    }
-    let before = tool.served(office)?;
-    for _ in 0..WARM_PASSES_MAX {
-        *nonce += 1;
-        let batch = batch(project, tool, options.jobs, WARM_UNITS, *nonce)?;
-        batch.run(&office[0], project.dir(), &tool.variables(office))?;
-        let now = tool.served(office)?;
-        let helped = |name: &str| now.get(name) > before.get(name);
-        if office.hosts()[1..].iter().all(|host| helped(host.name())) {
-            return Ok(());
-        }
-    }
-    Err(format!("not every worker helped within {WARM_PASSES_MAX} passes: {:?}", tool.served(office)?).into())
-}
-
-/// Up to `units` compiles that no cache has seen, for the nonce is in their arguments.
-fn batch(
-    project: &Project,
-    tool: &dyn Tool,
-    jobs: usize,
-    units: usize,
-    nonce: usize,
-) -> Result<Batch, Failure> {
-    match fs::remove_dir_all(project.outputs()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let mut commands = Vec::new();
-    for unit in project.units().iter().take(units) {
-        if let Some(parent) = project.outputs().join(&unit.output).parent() {
-            fs::create_dir_all(parent)?;
-        }
-        let mut command = through(&tool.launcher(), &compile(unit));
-        command.push(format!("-DBENCH_BUILD={nonce}"));
-        commands.push(command);
-    }
-    Ok(Batch { commands, jobs: tool.jobs(jobs), outputs: Vec::new() })
-}
-
-fn hosts_usage(office: &Office) -> Result<Vec<f64>, Failure> {
-    office.hosts().iter().map(|host| usage::of_host(office, host)).collect()
-}
-
-fn sum(served: &Served) -> u64 {
-    served.values().sum()
 }
 
 fn print(all: &[Contender], options: &Options, units: usize) {
@@ -271,15 +162,5 @@ impl Contender {
             0 => self.turns.iter().map(what).collect(),
             _ => self.quiet(options).map(what).collect(),
         }
-    }
-}
-
-impl std::fmt::Display for Turn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:6.1} s; CPU {:6.2} s on the requester ({:.2} s by daemons), {:6.2} s on workers; {:3} remote; others kept {:.2} cores busy",
-            self.wall_s, self.requester_s, self.daemons_s, self.workers_s, self.remote, self.others
-        )
     }
 }

@@ -18,7 +18,7 @@ use barn_testnet::Office;
 use clap::Args;
 
 use super::counts::Counts;
-use super::project::Project;
+use super::project::{Project, STORE};
 use super::{Failure, OfficeOptions, mesh};
 use build::{Build, Compiler};
 use picture::Picture;
@@ -52,7 +52,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode, Failure> {
     println!("every host sees every other {:.1} s after the last join", took.as_secs_f64());
     println!("{}", office[0].barn_text(["mesh", "members"])?);
 
-    let project = Project::fetch(&office[0].home().join("project"), options.units)?;
+    let project = Project::fetch(&office[0].home().join("project"), &STORE, options.units)?;
     println!("\nthe project: {project}");
 
     let start = Counts::of(&office[0])?;

@@ -1,0 +1,79 @@
+//! Barn itself.
+
+use std::fs;
+
+use barn_testnet::{Host, Office};
+
+use super::{Served, Tool};
+use crate::cli::counts::Counts;
+use crate::cli::{Failure, mesh};
+
+/// Barn with a mesh that is made once and kept over all turns.
+pub(super) struct Barn {
+    slots: Option<usize>,
+    is_member: bool,
+}
+
+impl Barn {
+    /// Workers with so many slots each, or as many as they choose.
+    pub(super) fn new(slots: Option<usize>) -> Barn {
+        Barn { slots, is_member: false }
+    }
+}
+
+impl Tool for Barn {
+    fn name(&self) -> &'static str {
+        "barn"
+    }
+
+    fn is_exact(&self) -> bool {
+        true
+    }
+
+    fn start(&mut self, office: &Office) -> Result<(), Failure> {
+        if self.is_member {
+            office.hosts().iter().try_for_each(mesh::start)?;
+            return mesh::meet(office);
+        }
+        if let Some(slots) = self.slots {
+            for host in office.hosts() {
+                fs::write(host.barn_home().join("barn.toml"), format!("[worker]\nslots = {slots}\n"))?;
+            }
+        }
+        mesh::form(office)?;
+        self.is_member = true;
+        Ok(())
+    }
+
+    fn stop(&mut self, office: &Office) -> Result<(), Failure> {
+        Ok(office.hosts().iter().try_for_each(Host::kill_node)?)
+    }
+
+    fn served(&self, office: &Office) -> Result<Served, Failure> {
+        let peers = Counts::of(&office[0])?.peers;
+        Ok(peers.into_iter().map(|(name, traffic)| (name, traffic.sent)).collect())
+    }
+
+    fn notes(&self, office: &Office) -> Result<Vec<String>, Failure> {
+        let counts = Counts::of(&office[0])?;
+        let mut notes =
+            vec![format!("peak memory of the requester's node: {:.0} MB", peak_memory_mb(&office[0])?)];
+        if !counts.fallbacks.is_empty() {
+            notes.push(format!("fallbacks since the node's first start: {:?}", counts.fallbacks));
+        }
+        if !counts.local_reasons.is_empty() {
+            notes.push(format!("compiles kept local: {:?}", counts.local_reasons));
+        }
+        Ok(notes)
+    }
+}
+
+/// The most that a host's node has had in memory at once, in megabytes of 10^6 bytes.
+fn peak_memory_mb(host: &Host) -> Result<f64, Failure> {
+    let node = host.processes().into_iter().find(|process| process.name == "barn-node");
+    let pid = node.ok_or_else(|| format!("{} runs no node", host.name()))?.pid;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM in the status")?;
+    let kibibytes: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kibibytes * 1024.0 / 1e6)
+}
