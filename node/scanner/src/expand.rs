@@ -170,6 +170,10 @@ impl<'t> Expander<'t> {
         };
         let spelled = names.get(first.sym);
         match first.kind {
+            // gcc keeps other blanks in directives than in text when it makes a string of an argument.
+            Kind::String if spelled.contains(&b' ') && !run.mode.clang => {
+                return Err(run.unsupported("a file's name is spelled by macros with blanks"));
+            }
             Kind::Header | Kind::String if spelled.len() > 2 && b"<\"".contains(&spelled[0]) => {
                 return Ok((first.kind == Kind::Header, spelled[1..spelled.len() - 1].to_vec()));
             }
