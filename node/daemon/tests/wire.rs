@@ -101,6 +101,7 @@ impl Scene {
             store,
             stats: Arc::new(Stats::open(home.stats_path())),
             shelf,
+            home: dir.to_owned(),
             sandbox: Ok(Arc::new(Sandbox::new(sandbox).unwrap())),
             limits: barn_sandbox::Limits::default(),
             slots: 1,

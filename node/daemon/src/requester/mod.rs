@@ -56,6 +56,9 @@ use crate::{
     toolchain::{ToolchainIndex, locale::Locales},
 };
 
+/// How often an action whose inputs were not complete goes to a worker again.
+const AMENDED_MAX: u32 = 1;
+
 /// What the wrapper is told.
 pub enum Answer {
     /// Become the compiler.
@@ -117,6 +120,39 @@ struct Prepared {
     manifest_key: Digest,
     inputs: Inputs,
     claim: Arc<Claim>,
+}
+
+impl Prepared {
+    /// The same compile with other inputs.
+    fn with(&self, inputs: Inputs) -> Self {
+        let mut action = self.action.clone();
+        action.inputs = inputs.tree.clone();
+        Self {
+            call: self.call.clone(),
+            key: action.key(),
+            action,
+            manifest_key: self.manifest_key,
+            inputs,
+            claim: self.claim.clone(),
+        }
+    }
+}
+
+/// Where an action ran, or is to run.
+enum Placed {
+    Here(Ticket),
+    /// What came back, and from whom.
+    There(Box<Returned>, String),
+}
+
+/// What comes of holding a worker's observation against what was shipped.
+enum Checked {
+    /// The result is one of these inputs.
+    Sound(Arc<Prepared>, Box<Returned>),
+    /// The result is to be thrown away: this was overlooked, with which the action is another.
+    Amended(Arc<Prepared>, String),
+    /// What was overlooked cannot be added.
+    Unknown(Unknown),
 }
 
 impl Requester {
@@ -259,16 +295,58 @@ impl Requester {
         Some(Done { stdout: whole(&result.stdout)?, stderr: whole(&result.stderr)?, outputs: files })
     }
 
-    /// Finds a place for the action, and another one after every trouble.
-    async fn place(self: &Arc<Self>, prepared: Arc<Prepared>, finding: Finding, mut story: Story) -> Answer {
-        let remote_allowed = prepared.call.may_travel();
+    /// Finds a place for the action, and another one after every trouble. What a worker shows to have been overlooked is
+    /// added, and the action placed anew; after that it runs here.
+    async fn place(
+        self: &Arc<Self>,
+        mut prepared: Arc<Prepared>,
+        finding: Finding,
+        mut story: Story,
+    ) -> Answer {
         if let Some(reason) = &prepared.call.cache_only {
             story.tell(format!("runs here: {reason}"));
         }
-        let cost = prepared.action.inputs.file_bytes();
         drop(finding);
+        let mut amended = 0;
+        loop {
+            let may_travel = prepared.call.may_travel() && amended <= AMENDED_MAX;
+            let (returned, name) = match self.run_somewhere(&prepared, may_travel, &mut story).await {
+                Placed::Here(ticket) => {
+                    return Answer::Compile(Box::new(LocalRun::new(self.clone(), prepared, ticket, story)));
+                }
+                Placed::There(returned, name) => (returned, name),
+            };
+            let (this, known) = (self.clone(), prepared);
+            let checked = tokio::task::spawn_blocking(move || this.check(known, *returned)).await;
+            match checked {
+                Ok(Checked::Sound(known, returned)) => {
+                    return self.remote_done(known, *returned, &name, story).await;
+                }
+                Ok(Checked::Amended(better, overlooked)) => {
+                    amended += 1;
+                    self.stats.count_named(|c| &mut c.fallbacks, "inputs-overlooked");
+                    story.tell(format!("{name} looked in vain for {overlooked}, which is here"));
+                    prepared = better;
+                }
+                Ok(Checked::Unknown(reason)) => return self.exec(story, &reason),
+                Err(_) => {
+                    let reason = Unknown::because(Obstacle::Internal, "the check of a result panicked");
+                    return self.exec(story, &reason);
+                }
+            }
+        }
+    }
+
+    /// Runs the action on a worker, or finds that it is to run here.
+    async fn run_somewhere(
+        self: &Arc<Self>,
+        prepared: &Arc<Prepared>,
+        may_travel: bool,
+        story: &mut Story,
+    ) -> Placed {
+        let cost = prepared.action.inputs.file_bytes();
         let source = prepared.call.source_path();
-        let mut ticket = self.dispatch.submit(prepared.action.toolchain, cost, &source, remote_allowed);
+        let mut ticket = self.dispatch.submit(prepared.action.toolchain, cost, &source, may_travel);
         let mut tries = Tries::default();
         loop {
             let ended = tokio::select! {
@@ -276,19 +354,40 @@ impl Requester {
                 biased;
                 ended = tries.next() => ended,
                 verdict = ticket.verdict() => {
-                    match self.obey(verdict, &mut tries, &prepared, &ticket, &mut story) {
+                    match self.obey(verdict, &mut tries, prepared, &ticket, story) {
                         Stay::Remote => continue,
-                        Stay::Here => break,
+                        Stay::Here => return Placed::Here(ticket),
                     }
                 }
             };
             let name = self.name_of(&ended.worker);
-            if let Some(returned) = self.judge(ended.outcome, ended.worker, &ticket, &mut story, &name) {
+            if let Some(returned) = self.judge(ended.outcome, ended.worker, &ticket, story, &name) {
                 ticket.finished(Place::Worker(ended.worker), ended.wall, true);
-                return self.remote_done(prepared, returned, &name, story).await;
+                return Placed::There(Box::new(returned), name);
             }
         }
-        Answer::Compile(Box::new(LocalRun::new(self.clone(), prepared, ticket, story)))
+    }
+
+    /// Holds what the worker saw against what was shipped.
+    fn check(&self, prepared: Arc<Prepared>, returned: Returned) -> Checked {
+        let Some(observed) = &returned.observed else { return Checked::Sound(prepared, Box::new(returned)) };
+        let mut look = Look::new(&self.sight, &self.files, &prepared.call.cwd);
+        let overlooked = prepared.inputs.overlooked(observed, &mut look);
+        let Some(first) = overlooked.files.first() else {
+            if !overlooked.is_unlisted || !prepared.inputs.complete {
+                return Checked::Sound(prepared, Box::new(returned));
+            }
+            let inputs = Inputs { complete: false, ..prepared.inputs.clone() };
+            return Checked::Sound(Arc::new(prepared.with(inputs)), Box::new(returned));
+        };
+        let mut inputs = prepared.inputs.clone();
+        match inputs.amend(&overlooked.files, &mut look) {
+            Ok(()) => {
+                let shown = String::from_utf8_lossy(first).into_owned();
+                Checked::Amended(Arc::new(prepared.with(inputs)), shown)
+            }
+            Err(reason) => Checked::Unknown(reason),
+        }
     }
 
     /// Begins and cancels runs on workers as the placement says.

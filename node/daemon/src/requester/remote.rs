@@ -122,7 +122,6 @@ pub(super) struct Returned {
     /// The worker's record of it, its signature checked.
     pub(super) record: SignedBytes,
     /// What the compiler opened and looked for in vain, as the worker says; it is not checked.
-    #[allow(dead_code, reason = "read by the check for inputs that were missed")]
     pub(super) observed: Option<Observed>,
     /// Standard output.
     pub(super) stdout: Vec<u8>,
