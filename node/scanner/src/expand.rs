@@ -371,9 +371,8 @@ impl Filling<'_> {
         };
         let pasted = pasted || body.get(at + 1).is_some_and(|next| next.sym == words.paste);
         let mut tokens = if pasted { self.arguments[param].clone() } else { self.expanded(param, by, run)? };
-        match tokens.first_mut() {
-            Some(first) => first.space = token.space,
-            None => {}
+        if let Some(first) = tokens.first_mut() {
+            first.space = token.space;
         }
         Ok((tokens, at + 1))
     }

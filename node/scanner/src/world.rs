@@ -27,6 +27,8 @@ const STARTS_MAX: usize = 256;
 /// Search lists kept.
 const SEARCHES_MAX: usize = 1024;
 
+/// The directories of a search list: for `"x"`, for both forms, frameworks.
+type Lists = [Vec<Vec<u8>>; 3];
 /// What a dialect defines.
 type Start = Arc<[(Sym, Def)]>;
 
@@ -38,7 +40,7 @@ pub(crate) struct World {
     /// What is loaded for a file that holds no text.
     pub(crate) nothing: Arc<Loaded>,
     starts: Mutex<FxHashMap<u64, Start>>,
-    searches: Mutex<FxHashMap<[Vec<Vec<u8>>; 3], Arc<Search>>>,
+    searches: Mutex<FxHashMap<Lists, Arc<Search>>>,
     loaded: Mutex<Texts>,
     memo: Mutex<Memo>,
 }
