@@ -69,7 +69,7 @@ fn cold_workers_get_the_toolchain_from_each_other() {
     for host in cold {
         let log = fs::read_to_string(host.node_log()).unwrap();
         log.lines()
-            .filter(|line| line.contains("toolchain"))
+            .filter(|line| line.contains("fetched a toolchain"))
             .for_each(|line| println!("{}: {line}", host.name()));
     }
     assert!(copies <= 2.0 * OVERHEAD, "{copies:.2} archives were sent: {}", report(h1));
