@@ -4,7 +4,8 @@
 //! [`detect`] guesses from the program's name (and tells from a probe's output) which compiler it is,
 //! [`mod@classify`] says what the command line asks for and whether the result can be cached or made
 //! elsewhere, [`depend`] derives the compiler's own dependency run and reads its answer, and
-//! [`directives`] with [`search`] find the files which that answer leaves out. [`flags`], [`response`],
+//! [`directives`] with [`search`] find the files which that answer leaves out. [`dialect`] says what to ask the compiler
+//! so that files can be found without such a run. [`flags`], [`response`],
 //! [`environment`] and [`color`] are the parts of `classify`; [`reason`] is the closed list of answers to
 //! "why did this run here".
 //!
@@ -19,6 +20,7 @@ pub mod color;
 mod compile;
 pub mod depend;
 pub mod detect;
+pub mod dialect;
 pub mod directives;
 pub mod environment;
 pub mod flags;
@@ -33,6 +35,7 @@ pub use classify::{Invocation, OtherKind, Request, classify};
 pub use compile::{Compile, Depfile, Mode, SideKind, SideOutput};
 pub use depend::{dependency_argv, parse_depfile};
 pub use detect::{CompilerIdentity, Driver, Family, Probe, WrapperKind, guess, parse_probe, probe_argv};
+pub use dialect::{MacroFlag, NotScannable, Preprocessing};
 pub use directives::{Directives, scan};
 pub use environment::Environment;
 pub use language::Language;

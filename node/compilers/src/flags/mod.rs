@@ -178,9 +178,12 @@ fn by_name(arg: &[u8]) -> Found<'_> {
     Found::Unknown
 }
 
+/// No name in the tables is longer; arguments often are.
+const NAME_BYTES_MAX: usize = 40;
+
 /// The flag of `table` with the longest name that `arg` is, or begins with if it may be continued.
 fn longest(table: &'static [Flag], arg: &[u8]) -> Option<&'static Flag> {
-    (1..=arg.len()).rev().find_map(|length| {
+    (1..=arg.len().min(NAME_BYTES_MAX)).rev().find_map(|length| {
         let at = table.binary_search_by(|flag| flag.name.as_bytes().cmp(&arg[..length])).ok()?;
         let flag = &table[at];
         let continues = matches!(flag.arity, Arity::Joined | Arity::Either);
@@ -200,6 +203,7 @@ mod tests {
             for pair in table.windows(2) {
                 assert!(pair[0].name < pair[1].name, "{} before {}", pair[0].name, pair[1].name);
             }
+            assert!(table.iter().all(|flag| flag.name.len() <= NAME_BYTES_MAX));
         }
         for list in [names::F_NAMES, names::F_PREFIXES, names::G_NAMES] {
             assert!(list.windows(2).all(|pair| pair[0] < pair[1]));
