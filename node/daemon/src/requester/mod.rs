@@ -11,6 +11,7 @@
 //! Dropping the future of [`Requester::answer`] cancels everything that was begun for it.
 
 mod call;
+pub mod dialects;
 pub mod dispatch;
 pub mod files;
 pub mod inputs;

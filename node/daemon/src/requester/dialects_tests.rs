@@ -1,0 +1,160 @@
+use std::{cell::Cell, fs, path::PathBuf};
+
+use barn_wrapper::messages::Request;
+
+use super::*;
+use crate::{
+    requester::call::{Understood, understand},
+    toolchain::{ToolchainIndex, locale::Locales},
+};
+
+/// A directory in which compilers are called.
+struct Bench {
+    dir: tempfile::TempDir,
+    toolchains: ToolchainIndex,
+    dialects: Dialects,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let toolchains = ToolchainIndex::open(&dir.path().join("toolchains"));
+        Self { dir, toolchains, dialects: Dialects::new(2) }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().canonicalize().unwrap().join(name)
+    }
+
+    fn call(&self, words: &str) -> Call {
+        let program = words.split(' ').next().unwrap();
+        let request = Request {
+            argv: words.split(' ').map(|word| word.as_bytes().to_vec()).collect(),
+            program: format!("/usr/bin/{program}").into_bytes(),
+            cwd: self.dir.path().canonicalize().unwrap().into_os_string().into_vec(),
+            env: vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())],
+            ..Request::default()
+        };
+        match understand(&request, &self.toolchains, &Locales::default()) {
+            Understood::Call(call) => *call,
+            Understood::Local(why) => panic!("{why:?}"),
+            Understood::Other(what) => panic!("{what}"),
+        }
+    }
+
+    async fn unit(&self, words: &str) -> Unit {
+        self.dialects.unit(&self.call(words)).await.unwrap()
+    }
+}
+
+fn names(dirs: &[Vec<u8>]) -> String {
+    String::from_utf8_lossy(&dirs.join(&b' ')).into_owned()
+}
+
+#[tokio::test]
+async fn one_answer_serves_all_units_of_a_flag_set() {
+    let bench = Bench::new();
+    for compiler in ["gcc", "clang"] {
+        let one = bench.unit(&format!("{compiler} -O2 -DA=1 -c a.c")).await;
+        let two = bench.unit(&format!("{compiler} -O2 -UA -include x.h -c b.c -MD")).await;
+        assert!(Arc::ptr_eq(&one.dialect, &two.dialect) && Arc::ptr_eq(&one.search, &two.search));
+        assert_eq!(one.defines, [Define::Define(b"A=1".to_vec())]);
+        assert_eq!(two.defines, [Define::Undefine(b"A".to_vec())]);
+        assert_eq!(two.includes, [b"x.h".to_vec()]);
+        assert_eq!(two.source, b"b.c");
+        assert!(names(&one.search.angle).contains("/usr/include"), "{:?}", one.search);
+
+        let other = bench.unit(&format!("{compiler} -O0 -c a.c")).await;
+        assert!(!Arc::ptr_eq(&one.dialect, &other.dialect));
+    }
+}
+
+#[tokio::test]
+async fn flag_sets_that_differ_in_directories_share_a_dialect() {
+    let bench = Bench::new();
+    fs::create_dir(bench.at("inc")).unwrap();
+    fs::create_dir(bench.at("quote")).unwrap();
+    let one = bench.unit("g++ -c a.cc").await;
+    let two = bench.unit("g++ -Iinc -iquote quote -c a.cc").await;
+    assert!(Arc::ptr_eq(&one.dialect, &two.dialect));
+    assert_eq!(names(&two.search.quote), "quote");
+    assert_eq!(names(&two.search.angle[..1]), "inc");
+}
+
+#[tokio::test]
+async fn a_directory_that_appears_is_searched() {
+    let bench = Bench::new();
+    let call = bench.call("gcc -Ilate -c a.c");
+    let before = bench.dialects.unit(&call).await.unwrap();
+    let exists = |dir: &[u8]| bench.at(std::str::from_utf8(dir).unwrap()).is_dir();
+    assert!(is_current(&before.search, exists));
+    assert!(names(&before.search.missing).contains("late"));
+
+    fs::create_dir(bench.at("late")).unwrap();
+    assert!(!is_current(&before.search, exists));
+    let after = bench.dialects.unit_again(&call, &before).await.unwrap();
+    assert_eq!(names(&after.search.angle[..1]), "late");
+    assert!(is_current(&after.search, exists));
+    // Whoever comes with the old answer gets the new one without another run.
+    let again = bench.dialects.unit_again(&call, &before).await.unwrap();
+    assert!(Arc::ptr_eq(&after.search, &again.search));
+
+    fs::remove_dir(bench.at("late")).unwrap();
+    assert!(!is_current(&after.search, exists));
+}
+
+#[tokio::test]
+async fn what_the_compiler_refuses_is_asked_once() {
+    let bench = Bench::new();
+    let call = bench.call("gcc -std=c1 -c a.c");
+    let why = bench.dialects.unit(&call).await.unwrap_err();
+    assert_eq!(why.name, "dialect");
+    assert!(why.detail.contains("c1"), "{}", why.detail);
+    let since = |dialects: &Dialects| {
+        let set = dialects.sets.lock().unwrap().values().next().cloned().unwrap();
+        let answer = set.answer.try_lock().unwrap().clone();
+        match answer {
+            Some(Answer::Failed(_, since)) => since,
+            _ => panic!("it did not fail"),
+        }
+    };
+    let first = since(&bench.dialects);
+    bench.dialects.unit(&call).await.unwrap_err();
+    assert_eq!(first, since(&bench.dialects));
+    assert_eq!(
+        bench.dialects.unit(&bench.call("gcc -traditional-cpp -c a.S")).await.unwrap_err().name,
+        "not-scannable"
+    );
+}
+
+#[tokio::test]
+async fn what_was_unused_longest_is_forgotten() {
+    let bench = Bench::new();
+    let key = |n: usize| Digest::of(&n.to_le_bytes());
+    let kept = bench.dialects.set(key(0));
+    for n in 1..FLAG_SETS_MAX {
+        bench.dialects.set(key(n));
+    }
+    assert!(Arc::ptr_eq(&kept, &bench.dialects.set(key(0))));
+    bench.dialects.set(key(FLAG_SETS_MAX));
+    assert!(bench.dialects.sets.lock().unwrap().len() <= FLAG_SETS_MAX);
+    assert!(Arc::ptr_eq(&kept, &bench.dialects.set(key(0))));
+}
+
+#[test]
+fn every_directory_counts() {
+    let search = SearchDirs {
+        quote: vec![b"q".to_vec()],
+        angle: vec![b"a".to_vec()],
+        frameworks: vec![],
+        missing: vec![b"m".to_vec()],
+    };
+    let asked = Cell::new(0);
+    assert!(is_current(&search, |dir| {
+        asked.set(asked.get() + 1);
+        dir != b"m"
+    }));
+    assert_eq!(asked.get(), 3);
+    assert!(!is_current(&search, |_| true));
+    assert!(!is_current(&search, |dir| dir == b"q"));
+}
