@@ -4,7 +4,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build install demo test lint doc bench-hit bench-remote soak clean-testnet
+.PHONY: build install demo test oracle lint doc bench-hit bench-remote soak clean-testnet
 
 # The wrapper starts 0.4 ms sooner when it is linked statically (docs/performance.md). Where there is no static C library, the
 # dynamic one of the first line stays.
@@ -33,6 +33,11 @@ test:
 	@.ci/setup test
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace --no-fail-fast
+
+# The include scanner against traced compilers over thousands of real units, e.g. ORACLE="--units 500 --only RocksDB --whole".
+oracle:
+	@.ci/setup test
+	$(CARGO) run --release -p barn-tests --example oracle -- $(ORACLE)
 
 lint:
 	$(CARGO) fmt --check

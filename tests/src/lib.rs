@@ -6,12 +6,15 @@
 //! three against each other: exit status, standard output, standard error, and every file that is there
 //! afterwards with its bytes and mode. What the node made of the two calls is read from `barn stats --json`.
 //!
+//! [`oracle`] is another matter: it holds the include scanner against traced compilers.
+//!
 //! The programs under test are those beside this test's own (`target/debug`, `target/release`); they must have been
 //! built, as `make test` does.
 
 mod counts;
 mod desk;
 pub mod office;
+pub mod oracle;
 mod table;
 mod tree;
 

@@ -1,0 +1,209 @@
+//! Holds scans against traces.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use barn_compilers::{
+    Invocation, MacroFlag, Preprocessing, Request, classify, environment::Environment, guess,
+};
+use barn_scanner::{Define, Scan, Scanner, Undecided, Unit as Scanned};
+
+use super::{
+    asker::Asker,
+    corpus::Unit,
+    disk::{Library, Shelf},
+    trace::{Trace, normal, trace},
+};
+
+/// How often a unit may come back with questions; each time it knows more.
+const QUESTIONS_MAX: usize = 8;
+
+/// What became of one unit.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It does not compile.
+    Skipped,
+    /// The scan did not decide, for this reason.
+    Undecided(String),
+    /// Both have spoken.
+    Judged(Box<Judgement>),
+}
+
+/// Scan and compile of one unit compared.
+#[derive(Debug, Default)]
+pub struct Judgement {
+    /// Files that the compiler opened or found.
+    pub touched: usize,
+    /// Those of them that the scan does not name.
+    pub missing: Vec<PathBuf>,
+    /// Paths looked at in vain that the scan does not name.
+    pub unforeseen: Vec<PathBuf>,
+    /// Files that the scan names and the compiler did not touch.
+    pub surplus: Vec<PathBuf>,
+    /// Paths that the scan names in another spelling.
+    pub respelled: usize,
+    /// How long the first scan took.
+    pub cold: Duration,
+    /// How long the same scan took when it was made again.
+    pub warm: Duration,
+}
+
+impl Judgement {
+    /// Whether the scan left nothing out.
+    pub fn is_sound(&self) -> bool {
+        self.missing.is_empty() && self.unforeseen.is_empty()
+    }
+}
+
+/// The scanner and all it has learned, as a node keeps it.
+#[derive(Debug, Default)]
+pub struct Court {
+    scanner: Scanner,
+    library: Library,
+    asker: Asker,
+}
+
+impl Court {
+    /// Compiles and scans one unit.
+    pub fn judge(&self, unit: &Unit) -> Verdict {
+        let scratch = tempfile::Builder::new().prefix("barn-oracle-").tempdir().unwrap();
+        let scratch = scratch.path().canonicalize().unwrap();
+        let args = unit.traced_args(&scratch);
+        let Some(trace) = trace(unit.compiler, &args, &unit.cwd, &scratch).expect("strace can be run") else {
+            return Verdict::Skipped;
+        };
+        match self.scan(unit) {
+            Ok((scan, missing, cold, warm)) => {
+                let mut judgement = compare(&unit.cwd, &trace, &scan, &missing);
+                (judgement.cold, judgement.warm) = (cold, warm);
+                Verdict::Judged(Box::new(judgement))
+            }
+            Err(reason) => Verdict::Undecided(reason),
+        }
+    }
+
+    /// Scans one unit twice; also the directories that the compiler says are missing.
+    fn scan(&self, unit: &Unit) -> Result<(Scan, Vec<Vec<u8>>, Duration, Duration), String> {
+        let args: Vec<Vec<u8>> = unit.compile_args().into_iter().map(String::into_bytes).collect();
+        let env = Environment::new();
+        let invocation = classify(
+            &Request {
+                family: guess(unit.compiler.as_bytes()).family,
+                program_name: unit.compiler.as_bytes(),
+                args: &args,
+                env: &env,
+                cwd: unit.cwd.as_os_str().as_bytes(),
+                pwd_names_cwd: false,
+                stderr_is_terminal: false,
+            },
+            &|_: &[u8]| None,
+        );
+        let compile = match invocation {
+            Invocation::Distributable(compile) | Invocation::CacheOnly(compile, _) => *compile,
+            Invocation::Local(reason) => return Err(reason.to_string()),
+            Invocation::Other(kind) => return Err(kind.name().to_owned()),
+        };
+        let parts = Preprocessing::of(&compile).map_err(|error| error.to_string())?;
+        let (dialect, search) = self
+            .asker
+            .ask(unit.compiler, &compile, &parts, &unit.cwd)
+            .ok_or_else(|| "the compiler says nothing of itself".to_owned())?;
+        let define = |flag: &MacroFlag| match flag {
+            MacroFlag::Define(text) => Define::Define(text.clone()),
+            MacroFlag::Undefine(name) => Define::Undefine(name.clone()),
+        };
+        let mut scanned = Scanned {
+            dialect,
+            source: compile.source.clone(),
+            defines: parts.macros.iter().map(define).collect(),
+            imacros: parts.imacros.clone(),
+            includes: parts.includes.clone(),
+            search,
+        };
+        let scan = |scanned: &Scanned| {
+            let began = Instant::now();
+            let scan = self.scanner.scan(scanned, &mut Shelf::new(&self.library, &unit.cwd));
+            (scan, began.elapsed())
+        };
+        for _ in 0..QUESTIONS_MAX {
+            match scan(&scanned) {
+                (Ok(found), cold) => {
+                    let (again, warm) = scan(&scanned);
+                    let again = again.map_err(|error| format!("the second time: {error}"))?;
+                    assert_eq!(names(&found), names(&again), "two scans of {}", unit.source.display());
+                    return Ok((found, scanned.search.missing.clone(), cold, warm));
+                }
+                (Err(Undecided::Ask(questions)), _) => {
+                    scanned.dialect = self
+                        .asker
+                        .learn(unit.compiler, &parts, &unit.cwd, &scanned.dialect, questions)
+                        .ok_or_else(|| "the compiler does not answer".to_owned())?;
+                }
+                (Err(reason), _) => return Err(reason.to_string()),
+            }
+        }
+        Err("always another question".to_owned())
+    }
+}
+
+type Names<'a> = (BTreeSet<&'a [u8]>, BTreeSet<&'a [u8]>, BTreeSet<&'a [u8]>);
+
+fn names(scan: &Scan) -> Names<'_> {
+    let opened = scan.opened.iter().map(|(path, ..)| path.as_slice()).collect();
+    let probed = scan.probed.iter().map(|(path, _)| path.as_slice()).collect();
+    (opened, probed, scan.absent.iter().map(Vec::as_slice).collect())
+}
+
+fn compare(cwd: &Path, trace: &Trace, scan: &Scan, missing_dirs: &[Vec<u8>]) -> Judgement {
+    let path = |bytes: &[u8]| normal(cwd, Path::new(OsStr::from_bytes(bytes)));
+    let (opened, probed, absent) = names(scan);
+    let named: BTreeSet<PathBuf> = opened.into_iter().chain(probed).map(path).collect();
+    let vain: BTreeSet<PathBuf> =
+        absent.into_iter().chain(missing_dirs.iter().map(Vec::as_slice)).map(path).collect();
+    let mut found = Judgement { touched: trace.touched.len(), ..Judgement::default() };
+
+    let unnamed = trace.touched.difference(&named).cloned().collect::<Vec<_>>();
+    let untouched = named.difference(&trace.touched).cloned().collect::<Vec<_>>();
+    // gcc shortens the names of system headers; what matters is that the file is there under both.
+    let real = |path: &PathBuf| fs::canonicalize(path).ok();
+    let (mut real_named, mut real_touched) = (BTreeSet::new(), BTreeSet::new());
+    if !unnamed.is_empty() {
+        real_named = named.iter().filter_map(real).collect();
+        real_touched = unnamed.iter().filter_map(real).collect();
+    }
+    for path in unnamed {
+        match real(&path).is_some_and(|real| real_named.contains(&real)) {
+            true => found.respelled += 1,
+            false => found.missing.push(path),
+        }
+    }
+    found.surplus = untouched;
+    found.surplus.retain(|path| real(path).is_none_or(|real| !real_touched.contains(&real)));
+
+    let foreseen = |path: &Path, vain: &BTreeSet<PathBuf>| path.ancestors().any(|part| vain.contains(part));
+    let unforeseen: Vec<_> = trace.absent.iter().filter(|path| !foreseen(path, &vain)).cloned().collect();
+    if !unforeseen.is_empty() {
+        let real_vain: BTreeSet<PathBuf> = vain.iter().filter_map(|path| resolved(path)).collect();
+        for path in unforeseen {
+            match resolved(&path).is_some_and(|path| foreseen(&path, &real_vain)) {
+                true => found.respelled += 1,
+                false => found.unforeseen.push(path),
+            }
+        }
+    }
+    found
+}
+
+/// A path at which nothing is, with the links of its deepest directory that exists followed.
+fn resolved(path: &Path) -> Option<PathBuf> {
+    path.ancestors().skip(1).find_map(|above| {
+        let real = fs::canonicalize(above).ok()?;
+        Some(real.join(path.strip_prefix(above).expect("it is above")))
+    })
+}
