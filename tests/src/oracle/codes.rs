@@ -37,7 +37,7 @@ pub const NEAR: &[Code] = &[
     },
     Code {
         name: "C library",
-        sources: &["", "sys", "linux", "asm-generic", "arpa", "net", "netinet"],
+        sources: &["", "linux", "asm-generic", "arpa", "net", "netinet"],
         flags: &["-D_GNU_SOURCE"],
         headers: Some("/usr/include"),
         ..PLAIN
@@ -74,6 +74,7 @@ pub const FAR: &[Code] = &[
         name: "protobuf, abseil",
         from: From::Crate("protobuf-src", "2.1.1"),
         sources: &["protobuf/src", "protobuf/upb", "protobuf/third_party", "protobuf/upb_generator"],
+        without: &["test", "mock", "benchmark"],
         flags: &[
             "-Iprotobuf/src",
             "-Iprotobuf",
@@ -124,7 +125,20 @@ pub const FAR: &[Code] = &[
         name: "BoringSSL",
         from: From::Crate("boring-sys", "5.4.0"),
         sources: &["deps/boringssl"],
-        without: &["-win", "-apple", "armv8", "armv4", "armv7", "aarch64", "/arm/", "-x86-linux"],
+        without: &[
+            "_test.cc",
+            "/test/",
+            "/fuzz/",
+            "/tool/",
+            "-win",
+            "-apple",
+            "armv8",
+            "armv4",
+            "armv7",
+            "aarch64",
+            "/arm/",
+            "-x86-linux",
+        ],
         flags: &["-Ideps/boringssl/include", "-DBORINGSSL_IMPLEMENTATION", "-Wa,--noexecstack"],
         cxx: &["-std=c++17", "-fno-exceptions", "-fno-rtti"],
         ..PLAIN
@@ -140,7 +154,7 @@ pub const FAR: &[Code] = &[
             "aws-lc/generated-src/linux-x86_64",
             "aws-lc/generated-src/err_data.c",
         ],
-        without: &["windows"],
+        without: &["windows", "_test.c"],
         flags: &[
             "-Igenerated-include",
             "-Iaws-lc/include",

@@ -3,7 +3,7 @@
 //! A [`Code`] says where sources come from (a published crate, a package of Debian, the headers of this system) and how
 //! they are compiled; [`collect`] fetches them below one directory and makes a [`Base`] of units out of each, every
 //! unit once with gcc and once with clang. How a unit is compiled under the tracer depends on its language: C and assembler
-//! to the end, C++ mostly by the preprocessor alone, which is where all inclusion happens, and every sixth unit whole.
+//! to the end, C++ mostly by the preprocessor alone, which is where all inclusion happens, and some units whole.
 
 use std::{
     fs, io,
@@ -11,6 +11,9 @@ use std::{
 };
 
 use super::fetch;
+
+/// One C++ unit in so many is compiled whole: it takes some ten times as long.
+const CXX_EVERY: usize = 11;
 
 /// Where sources come from.
 #[derive(Debug, Clone, Copy)]
@@ -239,13 +242,11 @@ fn units(code: &Code, root: &Path, number: usize, source: &Path, whole: bool) ->
     let is_cxx = compilers[0] == "g++";
     // Half of the units name everything by absolute paths.
     let absolute = number.is_multiple_of(2);
-    let depth = match (is_cxx, number % 6) {
+    let assembler = source.extension().is_some_and(|ending| ending == "S");
+    let depth = match (is_cxx, number % CXX_EVERY) {
         (true, 1..) if !whole => Depth::Preprocess,
-        _ if source.extension().is_some_and(|ending| ending == "S") => Depth::Object,
-        (true, _) if number % 12 == 0 => Depth::Object,
-        (true, _) => Depth::Syntax,
-        (false, 0..3) => Depth::Object,
-        (false, _) => Depth::Syntax,
+        _ if assembler || number % 4 < 2 => Depth::Object,
+        _ => Depth::Syntax,
     };
     let optimize = if depth == Depth::Object { "-O0" } else { "-O2" };
     let own = code.flags.iter().chain(if is_cxx { code.cxx } else { &[] });

@@ -186,12 +186,22 @@ fn compare(cwd: &Path, trace: &Trace, scan: &Scan, missing_dirs: &[Vec<u8>]) -> 
     found.surplus = untouched;
     found.surplus.retain(|path| real(path).is_none_or(|real| !real_touched.contains(&real)));
 
+    // A compiler that finds no directory looks for nothing in it: the scan names what it would have looked for.
+    let above: BTreeSet<&Path> = vain.iter().flat_map(|path| path.ancestors().skip(1)).collect();
     let foreseen = |path: &Path, vain: &BTreeSet<PathBuf>| path.ancestors().any(|part| vain.contains(part));
-    let unforeseen: Vec<_> = trace.absent.iter().filter(|path| !foreseen(path, &vain)).cloned().collect();
+    let unforeseen: Vec<_> = trace
+        .absent
+        .iter()
+        .filter(|path| !above.contains(path.as_path()) && !foreseen(path, &vain))
+        .cloned()
+        .collect();
     if !unforeseen.is_empty() {
         let real_vain: BTreeSet<PathBuf> = vain.iter().filter_map(|path| resolved(path)).collect();
         for path in unforeseen {
-            match resolved(&path).is_some_and(|path| foreseen(&path, &real_vain)) {
+            let named = |real: PathBuf| {
+                foreseen(&real, &real_vain) || real_vain.iter().any(|vain| vain.starts_with(&real))
+            };
+            match resolved(&path).is_some_and(named) {
                 true => found.respelled += 1,
                 false => found.unforeseen.push(path),
             }

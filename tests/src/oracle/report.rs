@@ -47,10 +47,16 @@ impl Report {
         let units: Vec<(&'static str, &Unit)> =
             bases.iter().flat_map(|base| base.units.iter().map(|unit| (base.name, unit))).collect();
         let next = AtomicUsize::new(0);
+        if progress {
+            eprintln!("{} units", units.len());
+        }
         let work = || {
             while let Some((name, unit)) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let verdict = court.judge(unit);
                 let mut report = report.lock().unwrap();
+                if progress {
+                    report.announce(unit, &verdict);
+                }
                 report.add(name, unit, verdict);
                 if progress && next.load(Ordering::Relaxed) % 250 == 0 {
                     eprintln!("{} of {} units", next.load(Ordering::Relaxed), units.len());
@@ -74,6 +80,15 @@ impl Report {
     /// What the scan left out, unit by unit.
     pub fn failures(&self) -> &[String] {
         &self.failures
+    }
+
+    /// Says at once what a long run has found.
+    fn announce(&self, unit: &Unit, verdict: &Verdict) {
+        match verdict {
+            Verdict::Undecided(reason) => eprintln!("undecided: {reason}\n    {}", unit.describe()),
+            Verdict::Judged(found) if !found.is_sound() => eprintln!("unsound: {}", describe(unit, found)),
+            _ => {}
+        }
     }
 
     fn add(&mut self, name: &'static str, unit: &Unit, verdict: Verdict) {

@@ -86,6 +86,10 @@ pub fn trace(program: &str, args: &[String], cwd: &Path, scratch: &Path) -> io::
         calls.iter().filter(|call| call.writes).map(|call| normal(cwd, &call.path)).collect()
     };
     let written: BTreeSet<_> = processes.iter().flat_map(|(_, calls)| written(calls)).collect();
+    // Where libraries were looked for, which the loader tells by the directory.
+    let all = || processes.iter().flat_map(|(_, calls)| calls).map(|call| normal(cwd, &call.path));
+    let libraries: Vec<_> = all().filter(|path| is_library(path)).collect();
+    let shelves: BTreeSet<_> = libraries.iter().flat_map(|path| path.ancestors()).collect();
     let mut found = Trace::default();
     for call in processes.iter().filter(|(compiles, _)| *compiles).flat_map(|(_, calls)| calls) {
         let path = normal(cwd, &call.path);
@@ -93,7 +97,8 @@ pub fn trace(program: &str, args: &[String], cwd: &Path, scratch: &Path) -> io::
         match call.result {
             _ if own || call.writes => {}
             Outcome::Done if path.is_file() => drop(found.touched.insert(path)),
-            Outcome::Nothing if !is_precompiled(&path) => drop(found.absent.insert(path)),
+            Outcome::Nothing if is_precompiled(&path) || shelves.contains(path.as_path()) => {}
+            Outcome::Nothing => drop(found.absent.insert(path)),
             _ => {}
         }
     }
@@ -114,7 +119,7 @@ fn compiles(notes: &str) -> bool {
     let first = strings.nth(1).unwrap_or_default();
     let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let assembles = name == b"as" || name.ends_with(b"-as");
-    name.starts_with(b"cc1") || assembles || first == b"-cc1" || first == b"-cc1as"
+    is_gcc_proper(name) || assembles || first == b"-cc1" || first == b"-cc1as"
 }
 
 /// Reads a line such as `openat(AT_FDCWD, "\x61", O_RDONLY) = 3`. `None` if it names no file.
@@ -148,10 +153,20 @@ fn strings(line: &str) -> impl Iterator<Item = Vec<u8>> + '_ {
 /// Whether a path is no input but part of the compiler or the system.
 fn is_toolchain(path: &Path) -> bool {
     let systems = ["/proc", "/sys", "/dev", "/usr/lib/locale", "/usr/share/locale"];
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let program = path.parent().is_some_and(|parent| parent.ends_with("bin")) || is_gcc_proper(name);
+    systems.iter().any(|system| path.starts_with(system)) || is_library(path) || program
+}
+
+/// gcc reads its own program, for its checksum is in precompiled headers.
+fn is_gcc_proper(name: &[u8]) -> bool {
+    [&b"cc1"[..], b"cc1plus", b"cc1obj", b"cc1objplus"].contains(&name)
+}
+
+/// Whether a path is one of a shared library, or of the loader.
+fn is_library(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let library = name.ends_with(".so") || name.contains(".so.") || name == "gconv-modules.cache";
-    let program = path.parent().is_some_and(|parent| parent.ends_with("bin"));
-    systems.iter().any(|system| path.starts_with(system)) || library || program
+    name.ends_with(".so") || name.contains(".so.") || name == "gconv-modules.cache"
 }
 
 /// Whether a path is one at which only precompiled headers are looked for.
