@@ -217,3 +217,46 @@ fn resolved(path: &Path) -> Option<PathBuf> {
         Some(real.join(path.strip_prefix(above).expect("it is above")))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found to be wrong with a scan of these, when the compiler touched and missed those.
+    fn check(touched: &[&str], absent: &[&str], opened: &[&str], vain: &[&str], expect: [&[&str]; 3]) {
+        let set = |paths: &[&str]| paths.iter().map(PathBuf::from).collect();
+        let trace = Trace { touched: set(touched), absent: set(absent) };
+        let file = barn_scanner::File { digest: [0; 32], size: 0, identity: (0, 0), mtime_ns: 0 };
+        let bytes = |path: &&str| path.as_bytes().to_vec();
+        let scan = Scan {
+            opened: Vec::new(),
+            probed: opened.iter().map(|path| (bytes(path), file)).collect(),
+            absent: vain.iter().map(bytes).collect(),
+        };
+        let found = compare(Path::new("/nowhere"), &trace, &scan, &[b"/nowhere/dir".to_vec()]);
+        let shown =
+            |paths: &[PathBuf]| -> Vec<String> { paths.iter().map(|p| p.display().to_string()).collect() };
+        let shown = [shown(&found.missing), shown(&found.unforeseen), shown(&found.surplus)];
+        assert_eq!(
+            shown.each_ref().map(|paths| paths.iter().map(String::as_str).collect::<Vec<_>>()),
+            expect
+        );
+    }
+
+    #[test]
+    fn what_the_scan_leaves_out_is_found() {
+        check(&["/nowhere/a.h"], &["/x/a.h"], &["a.h"], &["/x/a.h"], [&[], &[], &[]]);
+        check(&["/nowhere/a.h"], &[], &["./a.h"], &[], [&[], &[], &[]]);
+        check(&["/nowhere/a.h", "/b.h"], &[], &["a.h"], &[], [&["/b.h"], &[], &[]]);
+        check(&[], &["/x/a.h"], &["/b.h"], &["/y/a.h"], [&[], &["/x/a.h"], &["/b.h"]]);
+    }
+
+    #[test]
+    fn directories_answer_for_what_is_in_them() {
+        // Left out of the search by the compiler, absent by the scan, and looked for instead of the file.
+        check(&[], &["/nowhere/dir/a.h"], &[], &[], [&[], &[], &[]]);
+        check(&[], &["/x/sub/a.h"], &[], &["/x/sub"], [&[], &[], &[]]);
+        check(&[], &["/x/sub"], &[], &["/x/sub/a.h"], [&[], &[], &[]]);
+        check(&[], &["/x/sub"], &[], &["/x/subordinate/a.h"], [&[], &["/x/sub"], &[]]);
+    }
+}

@@ -176,7 +176,10 @@ impl Dialects {
         call: &Call,
         parts: &Preprocessing,
     ) -> Result<(Arc<Shared>, Arc<SearchDirs>), Unknown> {
-        let (macros, listing) = self.run(call, parts.macros_argv(), Vec::new()).await?;
+        let (status, macros, listing) = self.run(call, parts.macros_argv(), Vec::new()).await?;
+        if !status.success() {
+            return Err(failed(format!("the compiler says: {}", complaint(&listing))));
+        }
         let search = parse_search_dirs(&listing)
             .ok_or_else(|| failed("the compiler does not say where it searches".to_owned()))?;
         let text = Digest::of(&macros);
@@ -194,18 +197,14 @@ impl Dialects {
         questions: Vec<Question>,
     ) -> Result<Arc<Dialect>, Unknown> {
         let questions = Questions::new(questions);
-        let (answers, _) = self.run(call, parts.questions_argv(), questions.source.clone()).await?;
+        // It may refuse a question and answer the others.
+        let (_, answers, _) = self.run(call, parts.questions_argv(), questions.source.clone()).await?;
         let grown = dialect.with_answers(&questions, &answers);
         grown.map(Arc::new).ok_or_else(|| failed("the compiler does not answer for its built-ins".to_owned()))
     }
 
-    /// Runs the compiler with these arguments on this input; its standard output and error.
-    async fn run(
-        &self,
-        call: &Call,
-        argv: Vec<Vec<u8>>,
-        input: Vec<u8>,
-    ) -> Result<(Vec<u8>, Vec<u8>), Unknown> {
+    /// Runs the compiler with these arguments on this input; how it ended, its standard output and error.
+    async fn run(&self, call: &Call, argv: Vec<Vec<u8>>, input: Vec<u8>) -> Result<Said, Unknown> {
         let _running = self.running.acquire().await.expect("the semaphore is never closed");
         let pair = |(name, value): (&Vec<u8>, &Vec<u8>)| (os(name), os(value));
         let mut child = Command::new(&call.program)
@@ -224,15 +223,12 @@ impl Dialects {
             .map_err(|error| failed(error.to_string()))?;
         let mut group = Group::of(&child);
         let ran = tokio::time::timeout(RUN_MAX, converse(&mut child, input));
-        let (status, out, err) = ran
+        let said = ran
             .await
             .map_err(|_| failed("it takes too long".to_owned()))?
             .map_err(|error| failed(error.to_string()))?;
         group.0 = None;
-        if !status.success() {
-            return Err(failed(format!("the compiler says: {}", complaint(&err))));
-        }
-        Ok((out, err))
+        Ok(said)
     }
 
     /// The set with this key, new if need be.
@@ -287,11 +283,11 @@ impl Drop for Group {
     }
 }
 
+/// How a compiler ended, its standard output and error.
+type Said = (std::process::ExitStatus, Vec<u8>, Vec<u8>);
+
 /// Feeds `child` and reads what it says until it ends.
-async fn converse(
-    child: &mut Child,
-    input: Vec<u8>,
-) -> std::io::Result<(std::process::ExitStatus, Vec<u8>, Vec<u8>)> {
+async fn converse(child: &mut Child, input: Vec<u8>) -> std::io::Result<Said> {
     let lost = || std::io::Error::other("its streams were lost");
     let mut stdin = child.stdin.take().ok_or_else(lost)?;
     let mut stdout = child.stdout.take().ok_or_else(lost)?.take(ANSWER_BYTES_MAX);

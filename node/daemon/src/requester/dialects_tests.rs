@@ -158,3 +158,26 @@ fn every_directory_counts() {
     assert!(!is_current(&search, |_| true));
     assert!(!is_current(&search, |dir| dir == b"q"));
 }
+
+#[tokio::test]
+async fn what_is_learned_serves_all_units_of_the_flags() {
+    let bench = Bench::new();
+    fs::create_dir(bench.at("inc")).unwrap();
+    for (compiler, source) in [("gcc", "a.c"), ("clang", "a.c"), ("g++", "a.cc"), ("clang++", "a.cc")] {
+        let call = bench.call(&format!("{compiler} -c {source}"));
+        let unit = bench.dialects.unit(&call).await.unwrap();
+        let questions = || {
+            let names =
+                ["__has_attribute(noreturn)", "__has_builtin(__builtin_expect)", "__has_attribute(1)"];
+            names.map(|name| Question(name.as_bytes().to_vec())).to_vec()
+        };
+        let grown = bench.dialects.learn(&call, &unit, questions()).await.unwrap();
+        assert!(!Arc::ptr_eq(&unit.dialect, &grown.dialect), "{compiler}");
+        // Who asks the same with the old dialect is given what is known by now.
+        let late = bench.dialects.learn(&call, &unit, questions()).await.unwrap();
+        assert!(Arc::ptr_eq(&grown.dialect, &late.dialect), "{compiler}");
+        let other = bench.call(&format!("{compiler} -Iinc -DX -c {source}"));
+        let other = bench.dialects.unit(&other).await.unwrap();
+        assert!(Arc::ptr_eq(&grown.dialect, &other.dialect), "{compiler}");
+    }
+}
