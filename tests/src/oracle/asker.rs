@@ -16,11 +16,14 @@ use barn_compilers::{
 };
 use barn_scanner::{Dialect, Question, Questions};
 
+/// The compiler's name and the key of its flags.
+type Key = (String, Vec<u8>);
+
 /// What was asked so far.
 #[derive(Debug, Default)]
 pub struct Asker {
-    dialects: Mutex<HashMap<(String, Vec<u8>), Arc<Dialect>>>,
-    searches: Mutex<HashMap<(String, Vec<u8>), Arc<SearchDirs>>>,
+    dialects: Mutex<HashMap<Key, Arc<Dialect>>>,
+    searches: Mutex<HashMap<Key, Arc<SearchDirs>>>,
 }
 
 impl Asker {

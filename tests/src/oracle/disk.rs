@@ -12,10 +12,13 @@ use std::{
 
 use barn_scanner::{Disk, File, Look, Text};
 
+/// Device, inode, size, and time of change in seconds and nanoseconds.
+type Stamp = (u64, u64, u64, i64, i64);
+
 /// What has been read of all files: digests by inode, size and time, directives by digest.
 #[derive(Debug, Default)]
 pub struct Library {
-    digests: Mutex<HashMap<(u64, u64, u64, i64, i64), [u8; 32]>>,
+    digests: Mutex<HashMap<Stamp, [u8; 32]>>,
     texts: Mutex<HashMap<[u8; 32], Arc<Text>>>,
 }
 

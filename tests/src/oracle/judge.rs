@@ -10,7 +10,7 @@ use std::{
 };
 
 use barn_compilers::{
-    Invocation, MacroFlag, Preprocessing, Request, classify, environment::Environment, guess,
+    Compile, Invocation, MacroFlag, Preprocessing, Request, classify, environment::Environment, guess,
 };
 use barn_scanner::{Define, Scan, Scanner, Undecided, Unit as Scanned};
 
@@ -46,6 +46,8 @@ pub struct Judgement {
     pub unforeseen: Vec<PathBuf>,
     /// Files that the scan names and the compiler did not touch.
     pub surplus: Vec<PathBuf>,
+    /// The same scan, made again, said something else.
+    pub unstable: bool,
     /// Paths that the scan names in another spelling.
     pub respelled: usize,
     /// How long the first scan took.
@@ -57,7 +59,7 @@ pub struct Judgement {
 impl Judgement {
     /// Whether the scan left nothing out.
     pub fn is_sound(&self) -> bool {
-        self.missing.is_empty() && self.unforeseen.is_empty()
+        self.missing.is_empty() && self.unforeseen.is_empty() && !self.unstable
     }
 }
 
@@ -79,37 +81,19 @@ impl Court {
             return Verdict::Skipped;
         };
         match self.scan(unit) {
-            Ok((scan, missing, cold, warm)) => {
-                let mut judgement = compare(&unit.cwd, &trace, &scan, &missing);
-                (judgement.cold, judgement.warm) = (cold, warm);
+            Ok(scans) => {
+                let mut judgement = compare(&unit.cwd, &trace, &scans.scan, &scans.missing_dirs);
+                (judgement.cold, judgement.warm) = (scans.cold, scans.warm);
+                judgement.unstable = !scans.stable;
                 Verdict::Judged(Box::new(judgement))
             }
             Err(reason) => Verdict::Undecided(reason),
         }
     }
 
-    /// Scans one unit twice; also the directories that the compiler says are missing.
-    fn scan(&self, unit: &Unit) -> Result<(Scan, Vec<Vec<u8>>, Duration, Duration), String> {
-        let args: Vec<Vec<u8>> = unit.compile_args().into_iter().map(String::into_bytes).collect();
-        let env = Environment::new();
-        let invocation = classify(
-            &Request {
-                family: guess(unit.compiler.as_bytes()).family,
-                program_name: unit.compiler.as_bytes(),
-                args: &args,
-                env: &env,
-                cwd: unit.cwd.as_os_str().as_bytes(),
-                pwd_names_cwd: false,
-                stderr_is_terminal: false,
-            },
-            &|_: &[u8]| None,
-        );
-        let compile = match invocation {
-            Invocation::Distributable(compile) | Invocation::CacheOnly(compile, _) => *compile,
-            Invocation::Local(reason) => return Err(reason.to_string()),
-            Invocation::Other(kind) => return Err(kind.name().to_owned()),
-        };
-        let parts = Preprocessing::of(&compile).map_err(|error| error.to_string())?;
+    /// Scans one unit twice.
+    fn scan(&self, unit: &Unit) -> Result<Scans, String> {
+        let (compile, parts) = understand(unit)?;
         let (dialect, search) = self
             .asker
             .ask(unit.compiler, &compile, &parts, &unit.cwd)
@@ -136,8 +120,9 @@ impl Court {
                 (Ok(found), cold) => {
                     let (again, warm) = scan(&scanned);
                     let again = again.map_err(|error| format!("the second time: {error}"))?;
-                    assert_eq!(names(&found), names(&again), "two scans of {}", unit.source.display());
-                    return Ok((found, scanned.search.missing.clone(), cold, warm));
+                    let stable = names(&found) == names(&again);
+                    let missing_dirs = scanned.search.missing.clone();
+                    return Ok(Scans { scan: found, missing_dirs, stable, cold, warm });
                 }
                 (Err(Undecided::Ask(questions)), _) => {
                     scanned.dialect = self
@@ -150,6 +135,42 @@ impl Court {
         }
         Err("always another question".to_owned())
     }
+}
+
+/// What barn makes of a unit's command line.
+fn understand(unit: &Unit) -> Result<(Compile, Preprocessing), String> {
+    let args: Vec<Vec<u8>> = unit.compile_args().into_iter().map(String::into_bytes).collect();
+    let env = Environment::new();
+    let invocation = classify(
+        &Request {
+            family: guess(unit.compiler.as_bytes()).family,
+            program_name: unit.compiler.as_bytes(),
+            args: &args,
+            env: &env,
+            cwd: unit.cwd.as_os_str().as_bytes(),
+            pwd_names_cwd: false,
+            stderr_is_terminal: false,
+        },
+        &|_: &[u8]| None,
+    );
+    let compile = match invocation {
+        Invocation::Distributable(compile) | Invocation::CacheOnly(compile, _) => *compile,
+        Invocation::Local(reason) => return Err(reason.to_string()),
+        Invocation::Other(kind) => return Err(kind.name().to_owned()),
+    };
+    let parts = Preprocessing::of(&compile).map_err(|error| error.to_string())?;
+    Ok((compile, parts))
+}
+
+/// Two scans of one unit.
+struct Scans {
+    scan: Scan,
+    /// Directories that the compiler says are missing.
+    missing_dirs: Vec<Vec<u8>>,
+    /// Whether both said the same.
+    stable: bool,
+    cold: Duration,
+    warm: Duration,
 }
 
 type Names<'a> = (BTreeSet<&'a [u8]>, BTreeSet<&'a [u8]>, BTreeSet<&'a [u8]>);

@@ -58,7 +58,7 @@ impl Report {
                     report.announce(unit, &verdict);
                 }
                 report.add(name, unit, verdict);
-                if progress && next.load(Ordering::Relaxed) % 250 == 0 {
+                if progress && next.load(Ordering::Relaxed).is_multiple_of(250) {
                     eprintln!("{} of {} units", next.load(Ordering::Relaxed), units.len());
                 }
             }
@@ -127,6 +127,9 @@ fn without_names(reason: &str) -> String {
 
 fn describe(unit: &Unit, found: &Judgement) -> String {
     let mut text = unit.describe();
+    if found.unstable {
+        text += "\n    two scans differ";
+    }
     for (what, paths) in [("opened", &found.missing), ("probed in vain", &found.unforeseen)] {
         for path in paths.iter().take(5) {
             text += &format!("\n    {what} and not named: {}", path.display());
