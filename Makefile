@@ -6,15 +6,13 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: build install demo test oracle lint doc bench-hit bench-remote bench-mesh rivals soak clean-testnet
 
-# The wrapper starts 0.4 ms sooner when it is linked statically (docs/performance.md), and a static room needs no binds for
-# its loader and libraries. Where there is no static C library, the dynamic ones of the first line stay.
+# The wrapper starts 0.4 ms sooner when it is linked statically (docs/performance.md). Where there is no static C library, the
+# dynamic one of the first line stays.
 STATIC := -C target-feature=+crt-static -C relocation-model=static
 define build-release
 $(CARGO) build --release --workspace --bins
 @$(CARGO) rustc --quiet --release -p barn-wrapper --bin barn -- $(STATIC) 2>/dev/null \
     || echo "no static C library here: the wrapper is linked dynamically"
-@$(CARGO) rustc --quiet --release -p barn-sandbox --bin barn-room -- $(STATIC) 2>/dev/null \
-    || echo "no static C library here: barn-room is linked dynamically"
 endef
 
 build:

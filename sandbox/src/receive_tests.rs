@@ -122,3 +122,49 @@ proptest! {
         prop_assert!(receiver.outputs.len() <= 2);
     }
 }
+
+fn seen(what: u8, paths: &[&[u8]]) -> Vec<u8> {
+    let mut payload = vec![what];
+    paths.iter().for_each(|path| crate::wire::put_bytes(&mut payload, path));
+    payload
+}
+
+#[test]
+fn observations_come_once_whole_and_before_the_outputs() {
+    let (exit, one) = (exited(0, 0), output(0));
+    let (opened, vain) = (seen(seen::OPENED, &[b"/a", b"/b"]), seen(seen::IN_VAIN, &[b"/c"]));
+    let (opened, vain) = ((kind::SEEN, opened.as_slice()), (kind::SEEN, vain.as_slice()));
+    let (exit, all) = ((kind::EXITED, exit.as_slice()), (kind::SEEN_ALL, &b""[..]));
+    let outputs = [(kind::OUTPUT, one.as_slice()), (kind::OUTPUT, one.as_slice()), DONE];
+    let finish = |frames: &[(u8, &[u8])]| {
+        let receiver = feed(&[frames, &outputs].concat()).unwrap();
+        receiver.finish(Duration::ZERO, Duration::ZERO).unwrap().observed
+    };
+    let path = |text: &str| InsidePath::new(text).unwrap();
+    let observed = Observed { opened: vec![path("/a"), path("/b")], in_vain: vec![path("/c")] };
+    assert_eq!(finish(&[STARTED, exit, opened, vain, all]), Some(observed));
+    assert_eq!(finish(&[STARTED, exit, all]), Some(Observed::default()));
+    assert_eq!(finish(&[STARTED, exit, opened]), None, "not all of it");
+    assert_eq!(finish(&[STARTED, exit]), None);
+    check(&[STARTED, opened], Violation::OutOfOrder(kind::SEEN));
+    check(&[STARTED, exit, all, opened], Violation::OutOfOrder(kind::SEEN));
+    check(&[STARTED, exit, outputs[0], vain], Violation::OutOfOrder(kind::SEEN));
+    check(&[STARTED, exit, all, all], Violation::OutOfOrder(kind::SEEN_ALL));
+}
+
+#[test]
+fn hostile_observations_are_refused() {
+    let exit = exited(0, 0);
+    let refused = |payload: &[u8], expect| {
+        check(&[STARTED, (kind::EXITED, &exit), (kind::SEEN, payload)], expect);
+    };
+    for path in [&b""[..], b"a", b"/a/../b", b"/a\0", b"/"] {
+        refused(&seen(seen::OPENED, &[path]), Violation::Malformed(kind::SEEN));
+    }
+    refused(b"", Violation::Malformed(kind::SEEN));
+    refused(&seen(7, &[b"/a"]), Violation::Malformed(kind::SEEN));
+    refused(&[seen::OPENED, 9, 0, 0, 0, b'/'], Violation::Malformed(kind::SEEN));
+    let long = [b"/".as_slice(), &[b'a'; 200]].concat();
+    let many = vec![long.as_slice(); OBSERVED_MAX + 1];
+    refused(&seen(seen::IN_VAIN, &many), Violation::TooMuch(kind::SEEN));
+}
