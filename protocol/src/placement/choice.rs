@@ -15,6 +15,10 @@ use crate::identity::NodeId;
 /// Added to the time after which a run is overdue: short tasks are late by scheduling alone.
 pub const OVERDUE_SLACK: Duration = Duration::from_millis(500);
 
+/// A worker that has not ended any task well is sent none of more than this many times the usual work: the longest
+/// go first, and on a slow machine that nobody knows yet they would take the whole build.
+pub const UNPROVEN_WORK: f64 = 1.5;
+
 /// A place for a task, from when, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offer {
@@ -126,6 +130,9 @@ impl Placement {
         let mut best = (if feeding { here.end().mul_f64(FEEDING_MARGIN) } else { here.end() }, here);
         for candidate in &horizon.workers {
             let Some(offer) = self.offer_of(now, candidate, tracked) else { continue };
+            if !candidate.proven && self.work(tracked) > self.typical_work * UNPROVEN_WORK {
+                continue;
+            }
             let counts = offer.start.is_zero() || !here.start.is_zero() || (feeding && offer.open);
             let score = self.score(now, candidate, tracked, &offer);
             if counts && score < best.0 {
@@ -210,7 +217,16 @@ impl Placement {
                 let (handover, patience) = (worker.handover.expected(), worker.handover.patience());
                 let room = worker.room(now, depth(worker.slots, handover, wall));
                 let bias = self.random.between(1.0, BIAS_MAX);
-                let known = WorkerSlots { id, slots, seconds_per_byte, handover, patience, room, bias };
+                let known = WorkerSlots {
+                    id,
+                    slots,
+                    seconds_per_byte,
+                    handover,
+                    patience,
+                    room,
+                    proven: worker.breaker.is_proven(),
+                    bias,
+                };
                 horizon.workers.push(known);
             }
         }

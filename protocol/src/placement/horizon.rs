@@ -51,6 +51,8 @@ pub(super) struct WorkerSlots {
     pub(super) patience: Duration,
     /// How many more tasks may wait there.
     pub(super) room: u32,
+    /// Whether it has ended a task well.
+    pub(super) proven: bool,
     /// A random factor a little above 1, which spreads the tasks of many requesters over equal workers.
     pub(super) bias: f64,
 }

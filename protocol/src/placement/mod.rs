@@ -50,7 +50,7 @@ mod types;
 mod worker;
 
 pub use breaker::{FAILURES_MAX, OPEN_TIME, QUARANTINE_TIME, UNPROVEN_TIME};
-pub use choice::OVERDUE_SLACK;
+pub use choice::{OVERDUE_SLACK, UNPROVEN_WORK};
 use familiar::Familiar;
 pub use handover::{FIRST_PATIENCE, HANDOVER_DEFAULT};
 use rate::Rate;

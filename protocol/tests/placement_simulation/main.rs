@@ -192,13 +192,13 @@ fn check_useless(kind: &WorkerKind, seconds_max: f64) {
 
 #[test]
 fn a_neighbour_behind_a_thin_line_costs_little() {
-    check_useless(&WorkerKind { shipping: Duration::from_secs(20), ..HONEST }, 1.5);
+    check_useless(&WorkerKind { shipping: Duration::from_secs(20), ..HONEST }, 1.0);
 }
 
-/// Nobody knows that it is slow before a task took too long there; the longest takes 4 s.
+/// Nobody knows that it is slow before a task took too long there.
 #[test]
-fn a_very_slow_neighbour_costs_one_long_task() {
-    check_useless(&WorkerKind { speed: 0.02, ..HONEST }, 6.5);
+fn a_very_slow_neighbour_costs_little() {
+    check_useless(&WorkerKind { speed: 0.02, ..HONEST }, 1.0);
 }
 
 /// A worker that stops in the middle of a build: its tasks end elsewhere soon.
