@@ -272,9 +272,9 @@ mod tests {
         let both =
             tree(&[("/c.c", "3"), ("/h/1.h", "h1"), ("/h/2.h", "h2"), ("/h/4.h", "h4"), ("/h/5.h", "h5")]);
         check(&[], &one, None);
-        check(&[two.clone()], &tree(&[("/x", "x")]), None);
-        check(&[one.clone()], &one, Some(0));
-        check(&[one.clone()], &both, Some(3));
+        check(std::slice::from_ref(&two), &tree(&[("/x", "x")]), None);
+        check(std::slice::from_ref(&one), &one, Some(0));
+        check(std::slice::from_ref(&one), &both, Some(3));
         check(&[one.clone(), two.clone()], &both, Some(2));
         let changed = tree(&[("/a.c", "edited"), ("/h/1.h", "h1"), ("/h/2.h", "h2"), ("/h/3.h", "h3")]);
         check(&[two, one], &changed, Some(1));
