@@ -19,13 +19,14 @@ pub mod layout;
 mod local;
 mod manifest;
 pub mod obstacle;
+mod place;
 mod remote;
 pub mod sight;
 mod story;
 mod tries;
 pub mod writers;
 
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc};
 
 use barn_cache::Store;
 use barn_mesh::{Mesh, RosterCell};
@@ -33,21 +34,19 @@ use barn_protocol::{
     Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId,
     action::{Blob, Output},
     identity::SignedBytes,
-    placement::{Failure, Place, Why},
 };
 pub use call::Call;
 use call::{Understood, understand};
-use dispatch::{Dispatch, Finding, Ticket, Verdict};
+use dispatch::Dispatch;
 use files::Files;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 pub use local::LocalRun;
 use manifest::{Manifest, manifest_key};
 use obstacle::Obstacle;
 pub(crate) use remote::Carrier;
-use remote::{RemoteError, Returned};
+use remote::Returned;
 use sight::{Look, Sight};
 use story::Story;
-use tries::{Outcome, Tries};
 use writers::{Claim, Writers};
 
 use crate::{
@@ -55,9 +54,6 @@ use crate::{
     stats::Stats,
     toolchain::{ToolchainIndex, locale::Locales},
 };
-
-/// How often an action whose inputs were not complete goes to a worker again.
-const AMENDED_MAX: u32 = 1;
 
 /// What the wrapper is told.
 pub enum Answer {
@@ -136,23 +132,6 @@ impl Prepared {
             claim: self.claim.clone(),
         }
     }
-}
-
-/// Where an action ran, or is to run.
-enum Placed {
-    Here(Ticket),
-    /// What came back, and from whom.
-    There(Box<Returned>, String),
-}
-
-/// What comes of holding a worker's observation against what was shipped.
-enum Checked {
-    /// The result is one of these inputs.
-    Sound(Arc<Prepared>, Box<Returned>),
-    /// The result is to be thrown away: this was overlooked, with which the action is another.
-    Amended(Arc<Prepared>, String),
-    /// What was overlooked cannot be added.
-    Unknown(Unknown),
 }
 
 impl Requester {
@@ -295,206 +274,6 @@ impl Requester {
         Some(Done { stdout: whole(&result.stdout)?, stderr: whole(&result.stderr)?, outputs: files })
     }
 
-    /// Finds a place for the action, and another one after every trouble. What a worker shows to have been overlooked is
-    /// added, and the action placed anew; after that it runs here.
-    async fn place(
-        self: &Arc<Self>,
-        mut prepared: Arc<Prepared>,
-        finding: Finding,
-        mut story: Story,
-    ) -> Answer {
-        if let Some(reason) = &prepared.call.cache_only {
-            story.tell(format!("runs here: {reason}"));
-        }
-        drop(finding);
-        let mut amended = 0;
-        loop {
-            let may_travel = prepared.call.may_travel() && amended <= AMENDED_MAX;
-            let (returned, name) = match self.run_somewhere(&prepared, may_travel, &mut story).await {
-                Placed::Here(ticket) => {
-                    return Answer::Compile(Box::new(LocalRun::new(self.clone(), prepared, ticket, story)));
-                }
-                Placed::There(returned, name) => (returned, name),
-            };
-            let (this, known) = (self.clone(), prepared);
-            let checked = tokio::task::spawn_blocking(move || this.check(known, *returned)).await;
-            match checked {
-                Ok(Checked::Sound(known, returned)) => {
-                    return self.remote_done(known, *returned, &name, story).await;
-                }
-                Ok(Checked::Amended(better, overlooked)) => {
-                    amended += 1;
-                    self.stats.count_named(|c| &mut c.fallbacks, "inputs-overlooked");
-                    story.tell(format!("{name} looked in vain for {overlooked}, which is here"));
-                    prepared = better;
-                }
-                Ok(Checked::Unknown(reason)) => return self.exec(story, &reason),
-                Err(_) => {
-                    let reason = Unknown::because(Obstacle::Internal, "the check of a result panicked");
-                    return self.exec(story, &reason);
-                }
-            }
-        }
-    }
-
-    /// Runs the action on a worker, or finds that it is to run here.
-    async fn run_somewhere(
-        self: &Arc<Self>,
-        prepared: &Arc<Prepared>,
-        may_travel: bool,
-        story: &mut Story,
-    ) -> Placed {
-        let cost = prepared.action.inputs.file_bytes();
-        let source = prepared.call.source_path();
-        let mut ticket = self.dispatch.submit(prepared.action.toolchain, cost, &source, may_travel);
-        let mut tries = Tries::default();
-        loop {
-            let ended = tokio::select! {
-                // A result that is there counts, whatever was decided meanwhile.
-                biased;
-                ended = tries.next() => ended,
-                verdict = ticket.verdict() => {
-                    match self.obey(verdict, &mut tries, prepared, &ticket, story) {
-                        Stay::Remote => continue,
-                        Stay::Here => return Placed::Here(ticket),
-                    }
-                }
-            };
-            let name = self.name_of(&ended.worker);
-            if let Some(returned) = self.judge(ended.outcome, ended.worker, &ticket, story, &name) {
-                ticket.finished(Place::Worker(ended.worker), ended.wall, true);
-                return Placed::There(Box::new(returned), name);
-            }
-        }
-    }
-
-    /// Holds what the worker saw against what was shipped.
-    fn check(&self, prepared: Arc<Prepared>, returned: Returned) -> Checked {
-        let Some(observed) = &returned.observed else { return Checked::Sound(prepared, Box::new(returned)) };
-        let mut look = Look::new(&self.sight, &self.files, &prepared.call.cwd);
-        let overlooked = prepared.inputs.overlooked(observed, &mut look);
-        let Some(first) = overlooked.files.first() else {
-            if !overlooked.is_unlisted || !prepared.inputs.complete {
-                return Checked::Sound(prepared, Box::new(returned));
-            }
-            let inputs = Inputs { complete: false, ..prepared.inputs.clone() };
-            return Checked::Sound(Arc::new(prepared.with(inputs)), Box::new(returned));
-        };
-        let mut inputs = prepared.inputs.clone();
-        match inputs.amend(&overlooked.files, &mut look) {
-            Ok(()) => {
-                let shown = String::from_utf8_lossy(first).into_owned();
-                Checked::Amended(Arc::new(prepared.with(inputs)), shown)
-            }
-            Err(reason) => Checked::Unknown(reason),
-        }
-    }
-
-    /// Begins and cancels runs on workers as the placement says.
-    fn obey(
-        self: &Arc<Self>,
-        verdict: Verdict,
-        tries: &mut Tries,
-        prepared: &Arc<Prepared>,
-        ticket: &Ticket,
-        story: &mut Story,
-    ) -> Stay {
-        let (worker, stay) = match verdict {
-            Verdict::Run { place, why } => {
-                self.leave(tries, why, story);
-                match place {
-                    Place::Worker(worker) => (Some(worker), Stay::Remote),
-                    Place::Local => {
-                        story.tell(format!("placed here ({why:?})"));
-                        (None, Stay::Here)
-                    }
-                }
-            }
-            Verdict::Hedge { worker } => {
-                self.stats.count_named(|c| &mut c.fallbacks, "hedged");
-                story.tell(format!("takes long: raced by {}", self.name_of(&worker)));
-                (Some(worker), Stay::Remote)
-            }
-            Verdict::GiveUp => {
-                story.tell("placed here: too many compiles wait".to_owned());
-                (None, Stay::Here)
-            }
-        };
-        if let Some(worker) = worker {
-            let (time_left, on_started) = (ticket.time_left(worker), ticket.on_started(worker));
-            tries.begin(worker, self.clone().try_on(worker, prepared.clone(), time_left, on_started));
-        }
-        stay
-    }
-
-    /// Cancels the runs on workers, if there are any, since another place was found.
-    fn leave(&self, tries: &mut Tries, why: Why, story: &mut Story) {
-        for worker in tries.cancel() {
-            let name = self.name_of(&worker);
-            match why {
-                Why::Sooner => story.tell(format!("taken back from {name}: it ends sooner elsewhere")),
-                Why::Overdue => {
-                    self.stats.count_named(|c| &mut c.fallbacks, "overdue");
-                    story.tell(format!("taken back from {name}: it takes too long"));
-                }
-                _ => {
-                    self.stats.count_named(|c| &mut c.fallbacks, "worker-lost");
-                    story.tell(format!("{name} was lost"));
-                }
-            }
-        }
-    }
-
-    async fn try_on(
-        self: Arc<Self>,
-        worker: NodeId,
-        prepared: Arc<Prepared>,
-        time_left: Duration,
-        on_started: impl FnOnce() + Send,
-    ) -> Outcome {
-        let errand = remote::Errand {
-            carrier: &self.carrier,
-            mesh: &self.mesh,
-            store: &self.store,
-            worker,
-            action: &prepared.action,
-            sources: &prepared.inputs.sources,
-        };
-        errand.run(time_left, on_started).await
-    }
-
-    /// Tells the placement how a try went; the result if it may be shown to the user.
-    fn judge(
-        &self,
-        outcome: Outcome,
-        worker: NodeId,
-        ticket: &Ticket,
-        story: &mut Story,
-        name: &str,
-    ) -> Option<Returned> {
-        match outcome {
-            Ok(returned) if returned.result.exit_code == 0 => return Some(returned),
-            Ok(Returned { result, .. }) => {
-                self.stats.count_named(|c| &mut c.fallbacks, "remote-error");
-                story.tell(format!("{name} got exit status {}: to be seen here", result.exit_code));
-                ticket.failed(worker, Failure::RemoteExit);
-            }
-            Err(RemoteError::Declined(why)) => {
-                self.stats.count_named(|c| &mut c.fallbacks, "declined");
-                story.tell(format!("{name} declined ({why:?})"));
-                ticket.declined(worker, why);
-            }
-            Err(error) => {
-                self.stats.count_named(|c| &mut c.fallbacks, error.name());
-                let source = &error as &dyn std::error::Error;
-                tracing::warn!(worker = name, error = source, "a worker did not finish an action");
-                story.tell(format!("{name}: {error}"));
-                ticket.failed(worker, error.kind());
-            }
-        }
-        None
-    }
-
     async fn remote_done(
         self: &Arc<Self>,
         prepared: Arc<Prepared>,
@@ -584,12 +363,6 @@ impl Requester {
         let member = roster.as_ref().and_then(|roster| roster.roster().member(peer));
         member.map_or_else(|| peer.short(), |member| member.name.clone())
     }
-}
-
-/// Whether an action stays with workers.
-enum Stay {
-    Remote,
-    Here,
 }
 
 /// What the look at include manifests gave.
