@@ -155,7 +155,7 @@ fn a_debugger_finds_the_sources(mesh: &Mesh) {
         .current_dir(project.at(""));
     let linked: Ran = link.output_within(TOOL_MAX).unwrap().into();
     assert_eq!((linked.status, linked.err().as_str()), (0, ""));
-    // Each with what it must say: where a line is, the text of it, and a stop inside an inlined header and a template.
+    // Each with what it must say: where a line is, the text of it, and stops in a header and in a template.
     let asked = [
         ("info line main", "Line 4 of \"main.c\" starts at address"),
         ("list helper", "int answer = more(value) + 2;"),

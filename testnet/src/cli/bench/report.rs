@@ -229,7 +229,7 @@ impl Report {
 fn splice(document: &str, text: &str) -> Option<String> {
     let (before, rest) = document.split_once(MARKS[0])?;
     let (_, after) = rest.split_once(MARKS[1])?;
-    Some(format!("{before}{}\n{}\n{}{after}", MARKS[0], text.trim(), MARKS[1]))
+    Some(format!("{before}{}\n{}\n\n{}{after}", MARKS[0], text.trim(), MARKS[1]))
 }
 
 const EXPLAINED: &str = "\
