@@ -163,7 +163,7 @@ fn only_bad_workers_are_nearly_as_good_as_none() {
         check("only bad workers", &[WorkerKind { count: 5, temper, ..HONEST }], 1.1, 1.1);
     }
     // What has begun somewhere is not given up lightly.
-    check("only stopped workers", &[WorkerKind { count: 5, temper: Temper::Stopped, ..HONEST }], 1.3, 1.3);
+    check("only stopped workers", &[WorkerKind { count: 5, temper: Temper::Stopped, ..HONEST }], 1.4, 1.4);
 }
 
 #[test]

@@ -651,7 +651,9 @@ impl World {
         if online {
             return;
         }
-        (it.queue.clear(), it.shipped.clear(), it.running.clear());
+        it.queue.clear();
+        it.shipped.clear();
+        it.running.clear();
         let there = |(_, run): &(&u64, &Run)| run.place == Place::Worker(id);
         let lost: Vec<(u64, u64)> = self.runs.iter().filter(there).map(|(n, run)| (*n, run.task)).collect();
         for (run, task) in lost {
