@@ -1,6 +1,6 @@
 //! Paths inside trees, checked when they are made.
 
-use std::fmt;
+use std::{borrow::Borrow, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +121,13 @@ impl TryFrom<Vec<u8>> for TreePath {
 impl From<TreePath> for Vec<u8> {
     fn from(path: TreePath) -> Self {
         path.0
+    }
+}
+
+/// Paths compare as their bytes do, so maps of paths can be asked with bytes.
+impl Borrow<[u8]> for TreePath {
+    fn borrow(&self) -> &[u8] {
+        &self.0
     }
 }
 

@@ -1,6 +1,6 @@
 //! A tree of files by digest: what an action may see, and what a toolchain consists of.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use serde::{Deserialize, Serialize};
 
@@ -136,24 +136,15 @@ impl Tree {
     }
 
     fn has_leaf_above(&self, path: &TreePath) -> bool {
-        let mut above = path.parent();
-        while let Some(directory) = above {
-            if matches!(self.0.get(&directory), Some(Entry::File { .. } | Entry::Symlink { .. })) {
-                return true;
-            }
-            above = directory.parent();
-        }
-        false
+        let bytes = path.as_bytes();
+        let mut above = (1..bytes.len()).rev().filter(|&at| bytes[at] == b'/').map(|at| &bytes[..at]);
+        above.any(|above| matches!(self.0.get(above), Some(Entry::File { .. } | Entry::Symlink { .. })))
     }
 
     fn has_children(&self, path: &TreePath) -> bool {
-        // Everything below `path` sorts between `path/` and `path0` ('0' follows '/').
-        let from = [path.as_bytes(), b"/"].concat();
-        self.0
-            .range(path.clone()..)
-            .skip_while(|(p, _)| p.as_bytes() < from.as_slice())
-            .take(1)
-            .any(|(p, _)| p != path && p.starts_with(path))
+        let below = [path.as_bytes(), b"/"].concat();
+        let from = (Bound::Included(below.as_slice()), Bound::Unbounded);
+        self.0.range::<[u8], _>(from).next().is_some_and(|(first, _)| first.starts_with(path))
     }
 }
 

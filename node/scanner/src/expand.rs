@@ -170,11 +170,11 @@ impl<'t> Expander<'t> {
         };
         let spelled = names.get(first.sym);
         match first.kind {
-            // gcc keeps other blanks in directives than in text when it makes a string of an argument.
-            Kind::String if spelled.contains(&b' ') && !run.mode.clang => {
+            // Compilers differ in the blanks they keep when they make a string of an argument.
+            Kind::Made if spelled.contains(&b' ') => {
                 return Err(run.unsupported("a file's name is spelled by macros with blanks"));
             }
-            Kind::Header | Kind::String if spelled.len() > 2 && b"<\"".contains(&spelled[0]) => {
+            Kind::Header | Kind::String | Kind::Made if spelled.len() > 2 && b"<\"".contains(&spelled[0]) => {
                 return Ok((first.kind == Kind::Header, spelled[1..spelled.len() - 1].to_vec()));
             }
             Kind::Punct if first.sym == words.less => {}
@@ -443,7 +443,7 @@ fn stringify(tokens: &[Tok], run: &Run<'_>) -> Result<Tok, Undecided> {
         if at > 0 && token.space {
             text.push(b' ');
         }
-        let quoted = matches!(token.kind, Kind::String | Kind::Char);
+        let quoted = matches!(token.kind, Kind::String | Kind::Made | Kind::Char);
         for &byte in run.state.tables.names.get(token.sym) {
             if quoted && matches!(byte, b'"' | b'\\') {
                 text.push(b'\\');
@@ -452,5 +452,5 @@ fn stringify(tokens: &[Tok], run: &Run<'_>) -> Result<Tok, Undecided> {
         }
     }
     text.push(b'"');
-    Ok(Tok { sym: run.name(&text)?, kind: Kind::String, space: false, painted: false })
+    Ok(Tok { sym: run.name(&text)?, kind: Kind::Made, space: false, painted: false })
 }

@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     Punct,
     /// Anything else: a stray byte, or a quote without its partner and all that follows on the line.
     Other,
+    /// A string literal that `#` made of a macro's argument.
+    Made,
 }
 
 /// A token and its text.

@@ -130,7 +130,8 @@ impl FindInputs for IncludeScan {
             Err(why) => why,
         };
         let asked = self.otherwise.find(call).await;
-        if why.name != MISSING || asked.is_ok() {
+        // What the compiler refuses as well is an error of the user's.
+        if asked.is_ok() {
             self.stats.count_named(|c| &mut c.fallbacks, why.name);
         }
         match asked {
@@ -143,12 +144,9 @@ impl FindInputs for IncludeScan {
     }
 }
 
-/// The name under which an include that is found nowhere is counted, if the compiler finds it.
-const MISSING: &str = "scan-missing";
-
 fn name_of(why: &Undecided) -> &'static str {
     match why {
-        Undecided::Missing { .. } => MISSING,
+        Undecided::Missing { .. } => "scan-missing",
         _ => "scan-unsupported",
     }
 }
