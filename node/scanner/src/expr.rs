@@ -126,7 +126,7 @@ impl<'a> Parser<'_, '_, 'a> {
                 _ => true,
             };
             let right = self.binary(strength + 1, live && needed)?;
-            left = match apply(operator, left, right) {
+            left = match apply(operator, left, right, self.run.mode.clang) {
                 Some(value) => value,
                 // Division by zero, refused where it counts.
                 None if live => return Err(self.malformed()),
@@ -223,7 +223,7 @@ fn strength(operator: &[u8]) -> Option<u8> {
 }
 
 /// `None` if it is undefined.
-fn apply(operator: &[u8], left: Value, right: Value) -> Option<Value> {
+fn apply(operator: &[u8], left: Value, right: Value, clang: bool) -> Option<Value> {
     let unsigned = left.unsigned || right.unsigned;
     let (a, b) = (left.bits, right.bits);
     let (signed_a, signed_b) = (a as i64, b as i64);
@@ -237,7 +237,9 @@ fn apply(operator: &[u8], left: Value, right: Value) -> Option<Value> {
         b">=" => return Some(Value::of(!less)),
         b">" => return Some(Value::of(a != b && !less)),
         b"<=" => return Some(Value::of(a == b || less)),
-        b"<<" | b">>" => return Some(Value { bits: shift(operator == b"<<", left, right), ..left }),
+        b"<<" | b">>" => {
+            return Some(Value { bits: shift(operator == b"<<", left, right, clang), ..left });
+        }
         b"|" => a | b,
         b"^" => a ^ b,
         b"&" => a & b,
@@ -253,21 +255,36 @@ fn apply(operator: &[u8], left: Value, right: Value) -> Option<Value> {
     Some(Value { bits, unsigned })
 }
 
-/// A negative count shifts the other way, as in gcc.
-fn shift(to_the_left: bool, left: Value, right: Value) -> u64 {
+/// Counts that the language leaves undefined are taken as each compiler takes them.
+fn shift(to_the_left: bool, left: Value, right: Value, clang: bool) -> u64 {
+    if clang { shift_in_clang(to_the_left, left, right) } else { shift_in_gcc(to_the_left, left, right) }
+}
+
+/// A negative count shifts the other way (libcpp's `num_lshift` and `num_rshift`).
+fn shift_in_gcc(to_the_left: bool, left: Value, right: Value) -> u64 {
     let backward = !right.unsigned && (right.bits as i64) < 0;
     let count = if backward { (right.bits as i64).unsigned_abs() } else { right.bits };
     if to_the_left != backward {
         return if count < 64 { left.bits << count } else { 0 };
     }
+    shift_right(left, count)
+}
+
+/// A count is a number without sign. To the left nothing remains over 63; to the right its low 32 bits count, over 63 as
+/// 63 (`EvaluateDirectiveSubExpr`).
+fn shift_in_clang(to_the_left: bool, left: Value, right: Value) -> u64 {
+    let count = (right.bits & 0xffff_ffff).min(63);
+    match to_the_left {
+        true if right.bits < 64 => left.bits << right.bits,
+        true => 0,
+        false => shift_right(left, count),
+    }
+}
+
+fn shift_right(left: Value, count: u64) -> u64 {
     match left.unsigned {
-        true => {
-            if count < 64 {
-                left.bits >> count
-            } else {
-                0
-            }
-        }
+        true if count < 64 => left.bits >> count,
+        true => 0,
         false => ((left.bits as i64) >> count.min(63)) as u64,
     }
 }

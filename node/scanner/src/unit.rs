@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use barn_compilers::search::SearchDirs;
 
-use crate::{dialect::{Dialect, Question}, disk::File, text::Text};
+use crate::{
+    dialect::{Dialect, Question},
+    disk::File,
+    text::Text,
+};
 
 /// A `-D` or `-U`, in the order of the command line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -31,7 +31,21 @@ fn expression() -> impl Strategy<Value = String> {
                 .prop_map(|(a, operator, b)| format!("({a} {operator} {b})")),
             (
                 inner.clone(),
-                prop::sample::select(vec!["/ 3", "% 7", "/ -2", "<< 3", ">> 2", "* 2 + 1", "- 1"])
+                prop::sample::select(vec![
+                    "/ 3",
+                    "% 7",
+                    "/ -2",
+                    "<< 3",
+                    ">> 2",
+                    "* 2 + 1",
+                    "- 1",
+                    "<< -3",
+                    ">> -2",
+                    "<< 64",
+                    ">> 70",
+                    "<< 4294967298",
+                    ">> 4294967298",
+                ])
             )
                 .prop_map(|(a, operator)| format!("({a}) {operator}")),
             (prop::sample::select(vec!["!", "~", "-", "+"]), inner.clone())
