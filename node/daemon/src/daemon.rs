@@ -30,6 +30,8 @@ use crate::{
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// How often the advert is renewed although nothing changed.
 const ADVERTISE_EVERY: Duration = Duration::from_secs(5);
+/// How often what is over a limit or too old is removed. Puts and actions do so as well; this is for quiet times.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
 
 /// A node that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +77,7 @@ pub async fn run(setup: Setup, peers: Vec<SocketAddr>) -> Result<(), NodeError> 
         () = listen(&node, &mut events) => {}
         () = keep_advertising(&node) => {}
         () = keep_saving(&node) => {}
+        () = keep_tidy(&node) => {}
         () = node.stopped() => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
@@ -219,6 +222,25 @@ async fn keep_saving(node: &Node) {
         if now != saved {
             node.stats.save();
             saved = now;
+        }
+    }
+}
+
+/// A turn does a bounded amount of work, off the threads that serve.
+async fn keep_tidy(node: &Arc<Node>) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        let node = node.clone();
+        let turn = move || {
+            node.worker.tidy();
+            node.store.tidy()
+        };
+        match tokio::task::spawn_blocking(turn).await {
+            Ok(report) if report.items > 0 => {
+                tracing::info!(items = report.items, bytes = report.bytes, "evicted");
+            }
+            Ok(_) => {}
+            Err(_) => tracing::warn!("a turn of tidying panicked"),
         }
     }
 }
