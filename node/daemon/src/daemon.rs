@@ -22,7 +22,7 @@ use crate::{
     session::Door,
     setup::Setup,
     stats::Stats,
-    toolchain::{ToolchainIndex, locale::Locales},
+    toolchain::{ToolchainIndex, locale::Locales, stand_in::StandIns},
     worker::{self, Shelf, Worker},
 };
 
@@ -108,6 +108,7 @@ async fn start(
     let (files, sight) = (Arc::new(Files::default()), Arc::new(Sight::default()));
     let index = Arc::new(ToolchainIndex::open(&setup.home.toolchains_dir()));
     let shelf = Arc::new(Shelf::open(setup.home.clone(), store.clone()));
+    let stand_ins = Arc::new(StandIns::new(&setup.config.toolchain, shelf.clone()));
     let cores = cores();
     let worker = Worker::new(worker::Parts {
         identity: identity.clone(),
@@ -127,6 +128,7 @@ async fn start(
         carrier: Carrier::new(),
         dispatch: Dispatch::start(cores),
         toolchains: index.clone(),
+        stand_ins: stand_ins.clone(),
         locales: Locales::default(),
         files: files.clone(),
         sight: sight.clone(),
@@ -135,6 +137,9 @@ async fn start(
         stats: stats.clone(),
         history: history.clone(),
     });
+    let (home, archives) = (setup.home.clone(), store.clone());
+    // Compiles need not wait for it: they are local until it is done.
+    tokio::task::spawn_blocking(move || stand_ins.read(&home, &archives));
     let node = Node {
         id: identity.id(),
         roster,
@@ -189,7 +194,8 @@ async fn listen(node: &Arc<Node>, events: &mut mpsc::Receiver<MeshEvent>) {
             }
             MeshEvent::Advert(peer, advert) => {
                 if node.member(&peer).is_some_and(|member| member.capabilities.execute) {
-                    node.requester.dispatch.worker(peer, &advert);
+                    let machines = node.requester.stand_ins.machines();
+                    node.requester.dispatch.worker(peer, &advert, &machines);
                 }
             }
             MeshEvent::RosterChanged => node.advertise(),

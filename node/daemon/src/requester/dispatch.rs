@@ -125,8 +125,8 @@ impl Dispatch {
         Ticket { dispatch: self.clone(), task: id, verdicts, outside: false }
     }
 
-    /// A worker's offer as it stands now.
-    pub fn worker(&self, id: NodeId, advert: &Advert) {
+    /// A worker's offer as it stands now. It takes tasks if it is a machine like this, or like one of `machines`.
+    pub fn worker(&self, id: NodeId, advert: &Advert, machines: &[String]) {
         self.handle(Event::Worker {
             id,
             slots: advert.slots,
@@ -134,7 +134,7 @@ impl Dispatch {
             queued: advert.queued,
             queue_max: advert.queue_max,
             toolchains: advert.toolchains.clone(),
-            machine_fits: advert.machine == std::env::consts::ARCH,
+            machine_fits: advert.machine == std::env::consts::ARCH || machines.contains(&advert.machine),
         });
     }
 
@@ -289,6 +289,7 @@ mod tests {
                 queue_max: 0,
                 toolchains: vec![toolchain],
             },
+            &[],
         );
         let (mut here, mut there) = (None, None);
         for _ in 0..2 {
