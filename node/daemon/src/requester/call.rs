@@ -363,3 +363,7 @@ fn search_path(env: &Environment) -> OsString {
 fn path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(bytes.to_vec()))
 }
+
+#[cfg(test)]
+#[path = "call_tests.rs"]
+mod tests;

@@ -359,4 +359,4 @@ impl StandIns {
 
 #[cfg(test)]
 #[path = "stand_in_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -19,12 +19,8 @@ impl Bench {
 
     /// Packs the compiler at `program`, and returns the archive.
     fn pack(&self, program: &str, name: &str) -> String {
-        let found = discover(Path::new(program), "/usr/bin:/bin".as_ref()).unwrap();
-        let digests = found.toolchain.tree.blobs().map(|(digest, _)| digest);
-        let hosts: BTreeMap<_, _> = digests.zip(found.files.iter().map(|(_, host)| host.clone())).collect();
         let path = self.at(name);
-        let open = |digest: Digest| File::open(&hosts[&digest]);
-        archive::export(&found.toolchain, open, File::create(&path).unwrap()).unwrap();
+        pack(program, &path);
         path.to_str().unwrap().to_owned()
     }
 
@@ -33,7 +29,16 @@ impl Bench {
     }
 }
 
-fn setting((compiler, archive): &(&str, &str)) -> ToolchainSetting {
+/// Writes an archive of the compiler at `program`.
+pub(crate) fn pack(program: &str, archive: &Path) {
+    let found = discover(Path::new(program), "/usr/bin:/bin".as_ref()).unwrap();
+    let digests = found.toolchain.tree.blobs().map(|(digest, _)| digest);
+    let hosts: BTreeMap<_, _> = digests.zip(found.files.iter().map(|(_, host)| host.clone())).collect();
+    let open = |digest: Digest| File::open(&hosts[&digest]);
+    archive::export(&found.toolchain, open, File::create(archive).unwrap()).unwrap();
+}
+
+pub(crate) fn setting((compiler, archive): &(&str, &str)) -> ToolchainSetting {
     ToolchainSetting {
         compiler: CompilerName::try_from((*compiler).to_owned()).unwrap(),
         archive: ArchiveName::try_from((*archive).to_owned()).unwrap(),
