@@ -14,6 +14,8 @@ use crate::{
 
 /// Items handled between two releases of the store's mutex: a put waits some milliseconds at most.
 const SLICE_ITEMS: usize = 256;
+/// Slices in one turn of a timer: at most about a second, on a disk that takes 0.2 ms to delete a file.
+const TIDY_SLICES: usize = 8;
 
 /// A store's figures.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,6 +95,29 @@ impl Store {
         let evicted = self.collect(|state| state.evict(state.limits.bytes_max, Effort::SLICE));
         self.clean_journal();
         GcReport { items: swept.items + evicted.items, bytes: swept.bytes + evicted.bytes }
+    }
+
+    /// The part of [`Store::gc`] for a timer: a bounded number of slices, and one segment of the journal if that is
+    /// mostly dead. What is left over comes next time.
+    pub fn tidy(&self) -> GcReport {
+        let mut report = GcReport::default();
+        let mut add = |evicted: Evicted| {
+            report.items += evicted.items;
+            report.bytes += evicted.bytes;
+        };
+        let Ok((swept, _)) = self.change(State::sweep_condemned) else { return report };
+        add(swept);
+        for _ in 0..TIDY_SLICES {
+            let slice = self.change(|state| state.evict(state.limits.bytes_max, Effort::SLICE));
+            let Ok((evicted, done)) = slice else { return report };
+            add(evicted);
+            if done {
+                break;
+            }
+        }
+        // It fails if the disk does, which pauses the store.
+        let _ = self.change(State::maintain_journal);
+        report
     }
 
     /// Removes everything that is not pinned. Works in slices, like `gc`.

@@ -34,6 +34,22 @@ fn removed_toolchains_go_first() {
 }
 
 #[test]
+fn a_timer_does_the_same_in_bounded_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), small(1 << 30)).unwrap();
+    for n in 0..6000_u32 {
+        store.put_bytes(&n.to_le_bytes()).unwrap();
+    }
+    assert_eq!(store.tidy().items, 0, "it is under the limit");
+    drop(store);
+    let store = Store::open(dir.path(), small(100 * 4096)).unwrap();
+    let first = store.tidy().items;
+    assert!(0 < first && first < 5900, "{first} in one turn");
+    let turns = (0..100).position(|_| store.tidy().items == 0).expect("the work ends");
+    assert!(turns > 0 && store.stat().bytes <= 100 * 4096, "{:?}", store.stat());
+}
+
+#[test]
 fn use_keeps_a_blob_even_across_a_crash() {
     let dir = tempfile::tempdir().unwrap();
     let limits = small(10 * 4096);

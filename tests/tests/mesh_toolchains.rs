@@ -1,9 +1,9 @@
 //! Toolchains reach cold machines from each other, and survive what happens meanwhile.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, thread, time::Duration};
 
 use barn_testnet::{Host, HostSpec, OfficeSpec, bin_dir_of_this_build};
-use barn_tests::office::{Mesh, Project, Through, report};
+use barn_tests::office::{Mesh, Project, Through, assert_same, count, report};
 
 /// Everybody has the toolchain by then.
 const SPREAD_MAX: Duration = Duration::from_secs(120);
@@ -109,4 +109,42 @@ fn a_machine_without_a_compiler_takes_the_office_s() {
     assert!(compile("barn", &[name], "through.o") == own, "through barn it wrote another object");
     let again = h2.barn(["toolchain", "fetch", digest]).unwrap();
     assert!(String::from_utf8_lossy(&again.stderr).contains("exists already"), "{again:?}");
+}
+
+#[test]
+fn an_archive_stands_in_for_a_compiler_that_cannot_be_packed() {
+    let spec = OfficeSpec::new(bin_dir_of_this_build());
+    let spec = spec.host(HostSpec::new("h1").cpus(1.0)).host(HostSpec::new("h2"));
+    let Some(mesh) = Mesh::form(spec) else { return };
+    let (h1, h2) = (&mesh[0], &mesh[1]);
+    let (script, archive) = (h1.home().join("wrapped-g++"), h1.home().join("g++.tar.zst"));
+    fs::write(&script, "#!/bin/sh\nexec /usr/bin/g++ \"$@\"\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let (compiler, archive) = (script.to_str().unwrap(), archive.to_str().unwrap());
+    h1.barn_text(["toolchain", "export", "g++", "--output", archive]).unwrap();
+    let setting = format!("[[toolchain]]\ncompiler = \"{compiler}\"\narchive = \"{archive}\"\n");
+    fs::write(h1.barn_home().join("barn.toml"), setting).unwrap();
+    mesh.renew(h1, &[h2]);
+    mesh.until(SPREAD_MAX, "the archive is read", || {
+        h1.barn(["doctor"])
+            .is_ok_and(|doctor| String::from_utf8_lossy(&doctor.stdout).contains("stands in for"))
+    });
+    mesh.warm(h1, &[h2], compiler);
+
+    let records = || {
+        let stat = h1.barn_text(["cache", "stat", "--json"]).unwrap();
+        serde_json::from_str::<serde_json::Value>(&stat).unwrap()["records"].as_u64().unwrap()
+    };
+    let kept_before = records();
+    let project = Project::new(h1, "stand-in");
+    let units: Vec<_> = (0..8).map(|n| project.burner(compiler, 9000 + n, 1)).collect();
+    let ran = project.build(&units, Through::Barn, 8);
+    let written = project.take_outputs();
+    let remote = count(h1, "/compiles/remote");
+    assert!(remote > 0, "{}", report(h1));
+    assert_eq!(records() - kept_before, remote, "what ran here is not kept: {}", report(h1));
+    project.assert_local(&units, &ran, &written);
+    project.build(&units, Through::Barn, 8);
+    assert_eq!(count(h1, "/hits/local"), remote, "{}", report(h1));
+    assert_same(&written, &project.take_outputs());
 }

@@ -24,6 +24,8 @@ pub struct Config {
     pub worker: Worker,
     /// What it keeps.
     pub cache: Cache,
+    /// Archives that stand in for compilers.
+    pub toolchain: Vec<ToolchainSetting>,
 }
 
 /// Section `[network]`.
@@ -64,6 +66,88 @@ pub struct Cache {
     pub size_gib: Option<u64>,
 }
 
+/// Section `[[toolchain]]`: an archive that stands in for a compiler of this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolchainSetting {
+    /// The compiler as it is called here.
+    pub compiler: CompilerName,
+    /// What runs on other machines in its place.
+    pub archive: ArchiveName,
+}
+
+/// A compiler by the path that is called, or by its file name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum CompilerName {
+    /// This one alone, without `.` in its path. It goes before a name.
+    Path(PathBuf),
+    /// Every one that is called so.
+    Name(String),
+}
+
+/// A toolchain by the file it is in, or by the name or digest of an imported one.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum ArchiveName {
+    /// An archive.
+    File(PathBuf),
+    /// The beginning of a name or digest of a toolchain that was imported or fetched.
+    Toolchain(String),
+}
+
+impl TryFrom<String> for CompilerName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match by_path(text, "compiler")? {
+            Ok(path) => Ok(Self::Path(path)),
+            Err(name) => Ok(Self::Name(name)),
+        }
+    }
+}
+
+impl TryFrom<String> for ArchiveName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match by_path(text, "archive")? {
+            Ok(path) => Ok(Self::File(path)),
+            Err(name) => Ok(Self::Toolchain(name)),
+        }
+    }
+}
+
+impl std::fmt::Display for CompilerName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl std::fmt::Display for ArchiveName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Toolchain(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What has a slash is a path, which must not depend on where the node was started.
+fn by_path(text: String, setting: &str) -> Result<Result<PathBuf, String>, String> {
+    if text.is_empty() {
+        return Err(format!("`{setting}` is empty"));
+    }
+    if !text.contains('/') {
+        return Ok(Err(text));
+    }
+    let path: PathBuf = Path::new(&text).components().collect();
+    if path.is_absolute() { Ok(Ok(path)) } else { Err(format!("`{setting}` is a relative path: {text}")) }
+}
+
 /// A settings file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -101,10 +185,22 @@ impl Config {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            format!("line {line}: {}", error.message())
-        })
+        toml::from_str(text)
+            .map_err(|error| {
+                let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+                format!("line {line}: {}", error.message())
+            })
+            .and_then(Self::unambiguous)
+    }
+
+    /// Refuses two archives for one compiler.
+    fn unambiguous(self) -> Result<Self, String> {
+        let compilers: Vec<&CompilerName> = self.toolchain.iter().map(|setting| &setting.compiler).collect();
+        let twice = compilers.iter().enumerate().find(|(at, compiler)| compilers[..*at].contains(compiler));
+        match twice {
+            Some((_, compiler)) => Err(format!("two [[toolchain]] sections are for {compiler}")),
+            None => Ok(self),
+        }
     }
 
     /// The store's size limit in bytes.
@@ -135,6 +231,32 @@ mod tests {
     }
 
     #[test]
+    fn archives_for_compilers_are_read_and_mistakes_named() {
+        let check = |text: &str, expected: Result<(&str, &str), &str>| match (Config::parse(text), expected) {
+            (Ok(config), Ok(row)) => {
+                let setting = &config.toolchain[0];
+                let shown = (format!("{:?}", setting.compiler), format!("{:?}", setting.archive));
+                assert_eq!((shown.0.as_str(), shown.1.as_str()), row);
+            }
+            (Err(error), Err(expected)) => assert!(error.contains(expected), "{error}"),
+            (found, _) => panic!("{text}: {found:?}"),
+        };
+        let section = |compiler: &str, archive: &str| {
+            format!("[[toolchain]]\ncompiler = \"{compiler}\"\narchive = \"{archive}\"\n")
+        };
+        check(&section("gcc", "/a/./x.tgz"), Ok((r#"Name("gcc")"#, r#"File("/a/x.tgz")"#)));
+        check(&section("/opt/cc", "gcc 12"), Ok((r#"Path("/opt/cc")"#, r#"Toolchain("gcc 12")"#)));
+        check(&section("bin/gcc", "x"), Err("`compiler` is a relative path"));
+        check(&section("gcc", "./x.tgz"), Err("line 3: `archive` is a relative path: ./x.tgz"));
+        check(&section("gcc", ""), Err("`archive` is empty"));
+        check("[[toolchain]]\ncompiler = \"gcc\"\n", Err("missing field `archive`"));
+        check(
+            &[section("gcc", "a"), section("gcc", "b")].concat(),
+            Err("two [[toolchain]] sections are for gcc"),
+        );
+    }
+
+    #[test]
     fn the_reference_page_lists_every_variable_and_setting() {
         let page = include_str!("../../../docs/configuration.md");
         for variable in barn_wrapper::env_vars::ALL {
@@ -150,6 +272,8 @@ mod tests {
             "worker.memory_mib",
             "worker.sandbox_uid",
             "cache.size_gib",
+            "toolchain.compiler",
+            "toolchain.archive",
         ] {
             assert!(page.contains(&format!("| `{setting}` |")), "docs/configuration.md lacks {setting}");
         }

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use barn_wrapper::messages::Control;
 use serde_json::{Value, json};
 
-use crate::node::{Node, cores};
+use crate::{
+    node::{Node, cores},
+    seeding::chain,
+    toolchain::stand_in::{TakeError, take_in},
+};
 
 /// Answers a verb; an error is a line for a person.
 pub(crate) async fn answer(node: &Arc<Node>, control: Control) -> Result<Value, String> {
@@ -25,6 +29,7 @@ pub(crate) async fn answer(node: &Arc<Node>, control: Control) -> Result<Value, 
             crate::seeding::fetch(node, what, body["into"].as_str().map(Into::into)).await
         }
         "worker" => Ok(json!({ "refusal": node.worker.refusal(), "slots": node.worker.slots() })),
+        "stand-ins" => Ok(stand_ins(node)),
         "import" => import(node, body["archive"].as_str()).await,
         "cache" => cache(node, body["do"].as_str()).await,
         other => {
@@ -140,20 +145,30 @@ fn toolchains(node: &Node) -> Value {
     json!(rows)
 }
 
+fn stand_ins(node: &Node) -> Value {
+    let rows = node.requester.stand_ins.list().into_iter().map(|(setting, found)| {
+        let found = found.map_err(|error| error.parts());
+        let (wrong, hint) = found.as_ref().err().cloned().unzip();
+        json!({
+            "compiler": setting.compiler.to_string(),
+            "archive": setting.archive.to_string(),
+            "toolchain": found.ok(),
+            "wrong": wrong,
+            "hint": hint,
+        })
+    });
+    rows.collect()
+}
+
 async fn import(node: &Arc<Node>, archive: Option<&str>) -> Result<Value, String> {
     let path = archive.ok_or("no archive is named")?.to_owned();
     let node = node.clone();
     let import = move || {
-        let file = std::fs::File::open(&path).map_err(|error| format!("cannot open {path}: {error}"))?;
-        let put = |reader: &mut dyn std::io::Read| {
-            let mut writer = node.store.writer().map_err(std::io::Error::other)?;
-            std::io::copy(reader, &mut writer)?;
-            writer.finish().map(|blob| blob.digest).map_err(std::io::Error::other)
-        };
-        let toolchain = crate::toolchain::import(file, path.as_ref(), put)
-            .map_err(|error| format!("cannot import {path}: {error}"))?;
-        let name = toolchain.name.clone();
-        let digest = node.worker.shelf.put(toolchain).map_err(|error| error.to_string())?;
+        let taken = take_in(path.as_ref(), &node.store, &node.worker.shelf);
+        let (digest, name) = taken.map_err(|error| match error {
+            TakeError::Open { .. } => chain(&error),
+            _ => format!("cannot import {path}: {}", chain(&error)),
+        })?;
         Ok(json!({ "digest": digest.to_string(), "name": name }))
     };
     tokio::task::spawn_blocking(import).await.map_err(|_| "the import panicked".to_owned())?

@@ -22,7 +22,7 @@ use crate::{
     session::Door,
     setup::Setup,
     stats::Stats,
-    toolchain::{ToolchainIndex, locale::Locales},
+    toolchain::{ToolchainIndex, locale::Locales, stand_in::StandIns},
     worker::{self, Shelf, Worker},
 };
 
@@ -30,6 +30,8 @@ use crate::{
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// How often the advert is renewed although nothing changed.
 const ADVERTISE_EVERY: Duration = Duration::from_secs(5);
+/// How often what is over a limit or too old is removed. Puts and actions do so as well; this is for quiet times.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
 
 /// A node that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +77,7 @@ pub async fn run(setup: Setup, peers: Vec<SocketAddr>) -> Result<(), NodeError> 
         () = listen(&node, &mut events) => {}
         () = keep_advertising(&node) => {}
         () = keep_saving(&node) => {}
+        () = keep_tidy(&node) => {}
         () = node.stopped() => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
@@ -105,6 +108,7 @@ async fn start(
     let (files, sight) = (Arc::new(Files::default()), Arc::new(Sight::default()));
     let index = Arc::new(ToolchainIndex::open(&setup.home.toolchains_dir()));
     let shelf = Arc::new(Shelf::open(setup.home.clone(), store.clone()));
+    let stand_ins = Arc::new(StandIns::new(&setup.config.toolchain, shelf.clone()));
     let cores = cores();
     let worker = Worker::new(worker::Parts {
         identity: identity.clone(),
@@ -124,6 +128,7 @@ async fn start(
         carrier: Carrier::new(),
         dispatch: Dispatch::start(cores),
         toolchains: index.clone(),
+        stand_ins: stand_ins.clone(),
         locales: Locales::default(),
         files: files.clone(),
         sight: sight.clone(),
@@ -132,6 +137,9 @@ async fn start(
         stats: stats.clone(),
         history: history.clone(),
     });
+    let (home, archives) = (setup.home.clone(), store.clone());
+    // Compiles need not wait for it: they are local until it is done.
+    tokio::task::spawn_blocking(move || stand_ins.read(&home, &archives));
     let node = Node {
         id: identity.id(),
         roster,
@@ -186,7 +194,8 @@ async fn listen(node: &Arc<Node>, events: &mut mpsc::Receiver<MeshEvent>) {
             }
             MeshEvent::Advert(peer, advert) => {
                 if node.member(&peer).is_some_and(|member| member.capabilities.execute) {
-                    node.requester.dispatch.worker(peer, &advert);
+                    let machines = node.requester.stand_ins.machines();
+                    node.requester.dispatch.worker(peer, &advert, &machines);
                 }
             }
             MeshEvent::RosterChanged => node.advertise(),
@@ -219,6 +228,25 @@ async fn keep_saving(node: &Node) {
         if now != saved {
             node.stats.save();
             saved = now;
+        }
+    }
+}
+
+/// A turn does a bounded amount of work, off the threads that serve.
+async fn keep_tidy(node: &Arc<Node>) {
+    loop {
+        tokio::time::sleep(TIDY_EVERY).await;
+        let node = node.clone();
+        let turn = move || {
+            node.worker.tidy();
+            node.store.tidy()
+        };
+        match tokio::task::spawn_blocking(turn).await {
+            Ok(report) if report.items > 0 => {
+                tracing::info!(items = report.items, bytes = report.bytes, "evicted");
+            }
+            Ok(_) => {}
+            Err(_) => tracing::warn!("a turn of tidying panicked"),
         }
     }
 }

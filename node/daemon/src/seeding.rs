@@ -104,7 +104,8 @@ fn directory_name(offered: &Offered) -> String {
     format!("{}-{}", name.trim_start_matches('.'), &offered.digest.to_string()[..8])
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// The error and its causes on one line, and the hint on the next.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let text = error.to_string();
     let (first, hint) =
         text.split_once('\n').map_or((text.as_str(), None), |(first, rest)| (first, Some(rest)));

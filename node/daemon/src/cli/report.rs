@@ -1,11 +1,24 @@
 //! `barn doctor`: what keeps barn from working at its best here, and the remedy.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::Read as _,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use serde_json::json;
+use barn_compilers::{Family, WrapperKind, guess};
+use serde_json::{Value, json};
 
 use super::{Outcome, control};
-use crate::{containment, home::HomeError, setup::Setup};
+use crate::{
+    config::{CompilerName, ToolchainSetting},
+    containment,
+    home::HomeError,
+    setup::Setup,
+};
 
 /// Compilers looked for, in the order in which they are told of.
 const COMPILERS: [&str; 6] = ["gcc", "g++", "clang", "clang++", "cc", "c++"];
@@ -21,8 +34,10 @@ struct Finding {
 
 /// `barn doctor`. Exits with 1 when something is wrong.
 pub(super) fn doctor(setup: &Setup) -> Outcome {
-    let findings =
-        [node(setup), identity(setup), mesh(setup), peers(setup), sandbox(setup), compilers(), space(setup)];
+    let mut findings =
+        vec![node(setup), identity(setup), mesh(setup), peers(setup), sandbox(setup), compilers(setup)];
+    findings.extend(toolchains(setup));
+    findings.push(space(setup));
     let mut ill = false;
     for finding in findings {
         match finding.state {
@@ -112,16 +127,74 @@ fn sandbox(setup: &Setup) -> Finding {
     Finding { what: "sandbox", state }
 }
 
-fn compilers() -> Finding {
+fn compilers(setup: &Setup) -> Finding {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let there = |name: &&str| std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
-    let found: Vec<&str> = COMPILERS.into_iter().filter(|name| there(name)).collect();
-    let state = if found.is_empty() {
-        Err(("none found".to_owned(), "install gcc or clang".to_owned()))
-    } else {
-        Ok(found.join(", "))
+    let found: Vec<(&str, PathBuf)> =
+        COMPILERS.into_iter().filter_map(|name| Some((name, first(name, &path)?))).collect();
+    let mut scripts = found.iter().map(|(_, path)| path.as_path());
+    let script = scripts.find(|path| is_script(path) && !has_stand_in(setup, path));
+    let names: Vec<&str> = found.iter().map(|(name, _)| *name).collect();
+    let state = match script {
+        _ if found.is_empty() => Err(("none found".to_owned(), "install gcc or clang".to_owned())),
+        Some(script) => Err((
+            format!("{} is a script: its compiles run here and are not cached", script.display()),
+            "put the directory of the compiler that it runs first in PATH, or see [[toolchain]] in \
+             docs/configuration.md"
+                .to_owned(),
+        )),
+        None => Ok(names.join(", ")),
     };
     Finding { what: "compilers", state }
+}
+
+/// The first program of this name in `search_path` that is not barn itself.
+fn first(name: &str, search_path: &OsStr) -> Option<PathBuf> {
+    let is_barn = |path: &PathBuf| {
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        guess(real.as_os_str().as_bytes()).family == Family::Wrapper(WrapperKind::Barn)
+    };
+    let all = std::env::split_paths(search_path).map(|directory| directory.join(name));
+    all.filter(|path| path.is_file()).find(|path| !is_barn(path))
+}
+
+fn is_script(path: &Path) -> bool {
+    let mut start = [0; 2];
+    File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == *b"#!"
+}
+
+fn has_stand_in(setup: &Setup, program: &Path) -> bool {
+    setup.config.toolchain.iter().any(|setting| match &setting.compiler {
+        CompilerName::Path(path) => path == program,
+        CompilerName::Name(name) => program.file_name() == Some(name.as_ref()),
+    })
+}
+
+/// One finding for each `[[toolchain]]`, as the node sees it.
+fn toolchains(setup: &Setup) -> Vec<Finding> {
+    if setup.config.toolchain.is_empty() {
+        return Vec::new();
+    }
+    let finding = |state| Finding { what: "toolchain", state };
+    let Ok(rows) = control::call(&setup.socket, "stand-ins", &json!({})) else {
+        return vec![finding(Ok("not known while the node does not run".to_owned()))];
+    };
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    let state = |row: &Value| match row["wrong"].as_str() {
+        Some(wrong) => Err((format!("for {}: {wrong}", text(row, "compiler")), text(row, "hint"))),
+        None => Ok(format!("{} stands in for {}", text(row, "toolchain"), text(row, "compiler"))),
+    };
+    let mut findings: Vec<Finding> =
+        rows.as_array().into_iter().flatten().map(|row| finding(state(row))).collect();
+    let read = |setting: &ToolchainSetting| {
+        rows.as_array().into_iter().flatten().any(|row| {
+            row["compiler"] == setting.compiler.to_string() && row["archive"] == setting.archive.to_string()
+        })
+    };
+    if !setup.config.toolchain.iter().all(read) {
+        let wrong = "the node has not read the present settings".to_owned();
+        findings.push(finding(Err((wrong, "`barn stop` and `barn start`".to_owned()))));
+    }
+    findings
 }
 
 fn space(setup: &Setup) -> Finding {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use barn_compilers::{Compile, Family, Invocation, classify, detect::guess, environment::Environment};
-use barn_protocol::{Action, Tree, TreePath, action::Output};
+use barn_protocol::{Action, Digest, Tree, TreePath, action::Output, canonical::Canonical};
 use barn_wrapper::messages::Request;
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
 use crate::toolchain::{
     Known, ToolchainIndex,
     locale::{Locales, loader_obstacle},
+    stand_in::{StandIn, StandIns},
 };
 
 /// Largest response file read, in bytes; the expanded argv has a limit of its own.
@@ -48,6 +49,8 @@ pub struct Call {
     pub output_names: Vec<Vec<u8>>,
     /// Why it runs here only, if so.
     pub cache_only: Option<String>,
+    /// The archive's compiler that runs elsewhere in the place of `program`.
+    pub stand_in: Option<StandIn>,
 }
 
 /// What a call turned out to be.
@@ -85,36 +88,71 @@ impl Call {
     pub fn may_travel(&self) -> bool {
         self.cache_only.is_none()
     }
+
+    /// Whether what `program` writes here is what the action stands for.
+    pub fn may_be_kept(&self) -> bool {
+        self.stand_in.is_none()
+    }
+
+    /// The command line of a run here.
+    pub fn own_argv(&self) -> Vec<Vec<u8>> {
+        [std::slice::from_ref(&self.argv0), &self.compile.argv].concat()
+    }
+
+    /// Tells the compiler that is asked for macros and directories, `program`, from all others.
+    pub fn asked(&self) -> Digest {
+        self.stand_in.as_ref().map_or(self.stem.toolchain, |stand_in| stand_in.own)
+    }
+
+    /// Under which name of the source its manifests are found: what includes what depends on the compiler that is
+    /// asked, and the stem does not tell it when another one stands in.
+    pub fn manifest_source(&self, source: Digest) -> Digest {
+        match &self.stand_in {
+            Some(stand_in) => {
+                Canonical::new("barnraise stand-in source v1").digest(&stand_in.own).digest(&source).finish()
+            }
+            None => source,
+        }
+    }
+}
+
+/// The compilers of this machine, and what stands in for them.
+#[derive(Clone, Copy)]
+pub(super) struct Compilers<'a> {
+    pub(super) toolchains: &'a ToolchainIndex,
+    pub(super) stand_ins: &'a StandIns,
+    pub(super) locales: &'a Locales,
 }
 
 /// Understands a call. Looks at files; runs a program only when a compiler is seen for the first time.
-pub(super) fn understand(request: &Request, toolchains: &ToolchainIndex, locales: &Locales) -> Understood {
-    match try_understand(request, toolchains, locales) {
+pub(super) fn understand(request: &Request, compilers: Compilers<'_>) -> Understood {
+    match try_understand(request, compilers) {
         Ok(understood) => understood,
         Err(reason) => Understood::Local(reason),
     }
 }
 
-fn try_understand(
-    request: &Request,
-    toolchains: &ToolchainIndex,
-    locales: &Locales,
-) -> Result<Understood, Unknown> {
+fn try_understand(request: &Request, compilers: Compilers<'_>) -> Result<Understood, Unknown> {
     let argv0 = request
         .argv
         .first()
         .ok_or_else(|| Unknown::because(Obstacle::MalformedArguments, "the call is empty"))?;
     let env: Environment = request.env.iter().cloned().collect();
-    let program = path(&request.program);
+    // Without the `.` of a `./cc`; a `..` stays, for it may lead over a link.
+    let program: PathBuf = path(&request.program).components().collect();
     let cwd = path(&request.cwd);
-    let family = family_of(argv0, &program, || {
-        known(toolchains, &program.components().collect::<PathBuf>(), &env).map(|known| known.identity.family)
-    })?;
+    let stand_in = stand_in(compilers.stand_ins, &program)?;
+    let family = match &stand_in {
+        Some(stand_in) => stand_in.family,
+        None => family_of(argv0, &program, || {
+            known(compilers.toolchains, &program, &env).map(|known| known.identity.family)
+        })?,
+    };
     let args = request.argv[1..].to_vec();
     let invocation = classify(
         &barn_compilers::Request {
             family,
-            program_name: argv0,
+            program_name: stand_in.as_ref().map_or(argv0, |stand_in| stand_in.driver.as_bytes()),
             args: &args,
             env: &env,
             cwd: &request.cwd,
@@ -126,73 +164,117 @@ fn try_understand(
     let local = |reason: &barn_compilers::Reason| Unknown::new(reason.kind.name(), reason);
     let (compile, cache_only) = match invocation {
         Invocation::Distributable(compile) => (*compile, None),
+        Invocation::CacheOnly(_, reason) if stand_in.is_some() => return Err(local(&reason)),
         Invocation::CacheOnly(compile, reason) => (*compile, Some(reason.to_string())),
         Invocation::Local(reason) => return Err(local(&reason)),
         Invocation::Other(kind) => return Ok(Understood::Other(kind.name())),
     };
-    let mut call = call(request, toolchains, compile, env)?;
+    if let Some(variable) = loader_obstacle(&env) {
+        return Err(Unknown::because(Obstacle::LoaderEnvironment, format_args!("{variable} is set")));
+    }
+    let runs = match &stand_in {
+        Some(stand_in) => Runs {
+            toolchain: stand_in.toolchain,
+            program: stand_in.driver.clone(),
+            argv0: stand_in.driver.as_bytes().to_vec(),
+        },
+        None => itself(request, compilers.toolchains, &program, &compile, &env)?,
+    };
+    let mut call = call(request, program, compile, env, runs)?;
     call.cache_only = cache_only;
-    speak(&mut call, locales);
+    call.stand_in = stand_in;
+    speak(&mut call, compilers.locales)?;
     Ok(Understood::Call(Box::new(call)))
 }
 
-fn call(
+/// What runs on a worker.
+struct Runs {
+    toolchain: Digest,
+    program: TreePath,
+    argv0: Vec<u8>,
+}
+
+/// What stands in for a compiler; wrappers of others are no compilers.
+fn stand_in(stand_ins: &StandIns, program: &Path) -> Result<Option<StandIn>, Unknown> {
+    let Some(found) = stand_ins.find(program) else { return Ok(None) };
+    let real = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
+    refuse_wrapper(program, &real)?;
+    found.map(Some).map_err(|error| {
+        let (wrong, hint) = error.parts();
+        Unknown::because(Obstacle::StandIn, format_args!("{wrong}; hint: {hint}"))
+    })
+}
+
+/// The user's own compiler.
+fn itself(
     request: &Request,
     toolchains: &ToolchainIndex,
-    compile: Compile,
-    env: Environment,
-) -> Result<Call, Unknown> {
-    // Without the `.` of a `./cc`; a `..` stays, for it may lead over a link.
-    let program: PathBuf = path(&request.program).components().collect();
-    let cwd = path(&request.cwd);
-    let known = known(toolchains, &program, &env)?;
+    program: &Path,
+    compile: &Compile,
+    env: &Environment,
+) -> Result<Runs, Unknown> {
+    let known = known(toolchains, program, env)?;
     if known.identity.family != compile.family {
         return Err(Unknown::because(
             Obstacle::CompilerIdentity,
             format_args!("{} is not what its name says", program.display()),
         ));
     }
-    if let Some(variable) = loader_obstacle(&env) {
-        return Err(Unknown::because(Obstacle::LoaderEnvironment, format_args!("{variable} is set")));
-    }
-    let (outputs, output_names) = outputs(&compile, &cwd)?;
-    let odd = |what: &str, bytes: &[u8]| {
-        Unknown::because(
-            Obstacle::Layout,
-            format_args!("{what} {} cannot be laid out elsewhere", String::from_utf8_lossy(bytes)),
-        )
-    };
-    let argv0 = request.argv.first().cloned().unwrap_or_default();
-    let mut argv = vec![argv0.clone()];
-    argv.extend(compile.argv.iter().cloned());
-    let stem = Action {
+    Ok(Runs {
         toolchain: known.digest,
         program: TreePath::new(program.as_os_str().as_bytes())
             .map_err(|_| odd("program", &request.program))?,
-        argv,
+        argv0: request.argv.first().cloned().unwrap_or_default(),
+    })
+}
+
+fn call(
+    request: &Request,
+    program: PathBuf,
+    compile: Compile,
+    env: Environment,
+    runs: Runs,
+) -> Result<Call, Unknown> {
+    let cwd = path(&request.cwd);
+    let (outputs, output_names) = outputs(&compile, &cwd)?;
+    let stem = Action {
+        toolchain: runs.toolchain,
+        program: runs.program,
+        argv: [&[runs.argv0][..], &compile.argv].concat(),
         env: compile.env.clone(),
         cwd: TreePath::new(request.cwd.clone()).map_err(|_| odd("directory", &request.cwd))?,
         inputs: Tree::new(),
         outputs,
     };
-    Ok(Call { argv0, program, cwd, env, compile, stem, output_names, cache_only: None })
+    let argv0 = request.argv.first().cloned().unwrap_or_default();
+    Ok(Call { argv0, program, cwd, env, compile, stem, output_names, cache_only: None, stand_in: None })
+}
+
+fn odd(what: &str, bytes: &[u8]) -> Unknown {
+    Unknown::because(
+        Obstacle::Layout,
+        format_args!("{what} {} cannot be laid out elsewhere", String::from_utf8_lossy(bytes)),
+    )
 }
 
 /// The toolchain of a compiler by a path without `.`.
 fn known(toolchains: &ToolchainIndex, program: &Path, env: &Environment) -> Result<Arc<Known>, Unknown> {
-    toolchains
-        .resolve(program, &search_path(env))
-        .map_err(|error| Unknown::new(error.name(), format_args!("{}: {error}", program.display())))
+    toolchains.resolve(program, &search_path(env)).map_err(|error| {
+        let why = error.to_string().replace('\n', "; ");
+        Unknown::new(error.name(), format_args!("{}: {why}", program.display()))
+    })
 }
 
 /// Sets the locale under which the action speaks as the user's does, or keeps it here.
-fn speak(call: &mut Call, locales: &Locales) {
+fn speak(call: &mut Call, locales: &Locales) -> Result<(), Unknown> {
     match locales.elsewhere(call.compile.family, &call.program, &call.env) {
         Ok(elsewhere) => elsewhere.apply(&mut call.stem.env),
+        Err(error) if call.stand_in.is_some() => return Err(Unknown::because(Obstacle::StandIn, error)),
         Err(error) => {
             call.cache_only.get_or_insert_with(|| error.to_string());
         }
     }
+    Ok(())
 }
 
 /// The family by the name that was typed, looked through links where that says nothing; wrappers of others are
@@ -203,17 +285,22 @@ fn family_of(
     asked: impl FnOnce() -> Result<Family, Unknown>,
 ) -> Result<Family, Unknown> {
     let real = fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
-    let real_family = guess(real.as_os_str().as_bytes()).family;
-    if let Family::Wrapper(kind) = real_family {
-        return Err(Unknown::because(
-            Obstacle::CompilerWrapper,
-            format_args!("{} is {kind:?}", program.display()),
-        ));
-    }
+    let real_family = refuse_wrapper(program, &real)?;
     match guess(argv0).family {
         Family::Cc | Family::Unknown if real_family == Family::Cc => asked(),
         Family::Cc | Family::Unknown => Ok(real_family),
         named => Ok(named),
+    }
+}
+
+/// The family that the real program's name says.
+fn refuse_wrapper(program: &Path, real: &Path) -> Result<Family, Unknown> {
+    match guess(real.as_os_str().as_bytes()).family {
+        Family::Wrapper(kind) => Err(Unknown::because(
+            Obstacle::CompilerWrapper,
+            format_args!("{} is {kind:?}", program.display()),
+        )),
+        family => Ok(family),
     }
 }
 
@@ -276,3 +363,7 @@ fn search_path(env: &Environment) -> OsString {
 fn path(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(bytes.to_vec()))
 }
+
+#[cfg(test)]
+#[path = "call_tests.rs"]
+mod tests;

@@ -325,8 +325,8 @@ fn unit(call: &Call, parts: Preprocessing, dialect: Arc<Dialect>, search: Arc<Se
 /// A key of `flags` that no other compiler has.
 fn key(call: &Call, flags: &[u8]) -> Digest {
     let mut key = Vec::with_capacity(flags.len() + 256);
-    let toolchain = call.stem.toolchain;
-    for field in [toolchain.as_bytes().as_slice(), call.program.as_os_str().as_bytes(), &call.argv0, flags] {
+    let asked = call.asked();
+    for field in [asked.as_bytes().as_slice(), call.program.as_os_str().as_bytes(), &call.argv0, flags] {
         key.extend_from_slice(&(field.len() as u64).to_le_bytes());
         key.extend_from_slice(field);
     }

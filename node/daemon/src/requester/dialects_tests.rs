@@ -4,14 +4,15 @@ use barn_wrapper::messages::Request;
 
 use super::*;
 use crate::{
-    requester::call::{Understood, understand},
-    toolchain::{ToolchainIndex, locale::Locales},
+    requester::call::{Compilers, Understood, understand},
+    toolchain::{ToolchainIndex, locale::Locales, stand_in::StandIns},
 };
 
 /// A directory in which compilers are called.
 struct Bench {
     dir: tempfile::TempDir,
     toolchains: ToolchainIndex,
+    stand_ins: StandIns,
     dialects: Dialects,
 }
 
@@ -19,7 +20,8 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let toolchains = ToolchainIndex::open(&dir.path().join("toolchains"));
-        Self { dir, toolchains, dialects: Dialects::new(2) }
+        let stand_ins = StandIns::in_dir(dir.path(), &[]).0;
+        Self { dir, toolchains, stand_ins, dialects: Dialects::new(2) }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -35,7 +37,12 @@ impl Bench {
             env: vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())],
             ..Request::default()
         };
-        match understand(&request, &self.toolchains, &Locales::default()) {
+        let compilers = Compilers {
+            toolchains: &self.toolchains,
+            stand_ins: &self.stand_ins,
+            locales: &Locales::default(),
+        };
+        match understand(&request, compilers) {
             Understood::Call(call) => *call,
             Understood::Local(why) => panic!("{why:?}"),
             Understood::Other(what) => panic!("{what}"),

@@ -125,8 +125,8 @@ impl Dispatch {
         Ticket { dispatch: self.clone(), task: id, verdicts, outside: false }
     }
 
-    /// A worker's offer as it stands now.
-    pub fn worker(&self, id: NodeId, advert: &Advert) {
+    /// A worker's offer as it stands now. It takes tasks if it is a machine like this, or like one of `machines`.
+    pub fn worker(&self, id: NodeId, advert: &Advert, machines: &[String]) {
         self.handle(Event::Worker {
             id,
             slots: advert.slots,
@@ -134,7 +134,7 @@ impl Dispatch {
             queued: advert.queued,
             queue_max: advert.queue_max,
             toolchains: advert.toolchains.clone(),
-            machine_fits: advert.machine == std::env::consts::ARCH,
+            machine_fits: advert.machine == std::env::consts::ARCH || machines.contains(&advert.machine),
         });
     }
 
@@ -271,25 +271,37 @@ mod tests {
 
     use super::*;
 
+    fn advert(machine: &str, toolchain: Digest) -> Advert {
+        Advert {
+            sequence: 1,
+            started_unix_s: 1,
+            version: String::new(),
+            machine: machine.to_owned(),
+            cores: 1,
+            slots: 1,
+            free: 1,
+            queued: 0,
+            queue_max: 0,
+            toolchains: vec![toolchain],
+        }
+    }
+
+    #[tokio::test]
+    async fn another_machine_gets_tasks_if_an_archive_is_for_it() {
+        for (machines, waiting) in [(vec![], 1), (vec!["vax".to_owned()], 0)] {
+            let dispatch = Dispatch::start(1);
+            let (worker, toolchain) = (Identity::from_seed(&[7; 32]).id(), Digest::of(b"gcc"));
+            dispatch.worker(worker, &advert("vax", toolchain), &machines);
+            let _tickets = [1, 2].map(|_| dispatch.submit(toolchain, 1 << 20, &"x.c", true));
+            assert_eq!(dispatch.load(), (1, waiting), "{machines:?}");
+        }
+    }
+
     #[tokio::test]
     async fn a_result_of_a_worker_just_lost_takes_no_slot() {
         let dispatch = Dispatch::start(1);
         let (worker, toolchain) = (Identity::from_seed(&[7; 32]).id(), Digest::of(b"gcc"));
-        dispatch.worker(
-            worker,
-            &Advert {
-                sequence: 1,
-                started_unix_s: 1,
-                version: String::new(),
-                machine: std::env::consts::ARCH.to_owned(),
-                cores: 1,
-                slots: 1,
-                free: 1,
-                queued: 0,
-                queue_max: 0,
-                toolchains: vec![toolchain],
-            },
-        );
+        dispatch.worker(worker, &advert(std::env::consts::ARCH, toolchain), &[]);
         let (mut here, mut there) = (None, None);
         for _ in 0..2 {
             let mut ticket = dispatch.submit(toolchain, 1 << 20, &"x.c", true);

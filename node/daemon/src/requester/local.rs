@@ -29,7 +29,9 @@ impl LocalRun {
 
     /// What the wrapper is to run and to hand over.
     pub fn order(&self) -> Compile {
-        Compile { argv: self.prepared.action.argv.clone(), outputs: self.prepared.call.output_names.clone() }
+        let call = &self.prepared.call;
+        let outputs = if call.may_be_kept() { call.output_names.clone() } else { Vec::new() };
+        Compile { argv: call.own_argv(), outputs }
     }
 
     /// The wrapper's report. Takes in the outputs; blocks for as long as they are copied.
@@ -40,6 +42,10 @@ impl LocalRun {
         requester.stats.count(|c| if ok { c.compiles.local += 1 } else { c.compiles.failed += 1 });
         if !ok {
             story.tell(format!("compiled here, not kept: {:?}", compiled.ended));
+            return story.end("local");
+        }
+        if !prepared.call.may_be_kept() {
+            story.tell("compiled here, not kept: an archive stands in for this compiler".to_owned());
             return story.end("local");
         }
         match keep(&requester, &prepared, compiled, outputs) {

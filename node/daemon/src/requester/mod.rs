@@ -36,7 +36,7 @@ use barn_protocol::{
     identity::SignedBytes,
 };
 pub use call::Call;
-use call::{Understood, understand};
+use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
 use files::Files;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
@@ -52,7 +52,11 @@ use writers::{Claim, Writers};
 use crate::{
     history::History,
     stats::Stats,
-    toolchain::{ToolchainIndex, locale::Locales},
+    toolchain::{
+        ToolchainIndex,
+        locale::Locales,
+        stand_in::{StandIn, StandIns},
+    },
 };
 
 /// What the wrapper is told.
@@ -92,6 +96,8 @@ pub struct Requester {
     pub dispatch: Dispatch,
     /// The compilers of this machine.
     pub toolchains: Arc<ToolchainIndex>,
+    /// What stands in for some of them.
+    pub stand_ins: Arc<StandIns>,
     /// How the user's locale is spoken elsewhere.
     pub locales: Locales,
     /// Digests of files.
@@ -140,8 +146,11 @@ impl Requester {
         self.stats.count(|c| c.requests.total += 1);
         let mut story = Story::begin(&request, self.history.clone());
         let this = self.clone();
-        let understood =
-            tokio::task::spawn_blocking(move || understand(&request, &this.toolchains, &this.locales)).await;
+        let understand = move || {
+            let Self { toolchains, stand_ins, locales, .. } = &*this;
+            understand(&request, Compilers { toolchains, stand_ins, locales })
+        };
+        let understood = tokio::task::spawn_blocking(understand).await;
         match understood {
             Ok(Understood::Call(call)) => self.answer_compile(Arc::new(*call), story).await,
             Ok(Understood::Other(what)) => {
@@ -166,6 +175,9 @@ impl Requester {
 
     async fn answer_compile(self: &Arc<Self>, call: Arc<Call>, mut story: Story) -> Answer {
         story.about(&call);
+        if let Some(StandIn { name, driver, .. }) = &call.stand_in {
+            story.tell(format!("elsewhere {driver} of {name} stands in for {}", call.program.display()));
+        }
         let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
         let this = self.clone();
         let (looked_up, direct) = {
@@ -236,7 +248,7 @@ impl Requester {
         let known = self.files.known(&source, |_, _| ()).map_err(|error| {
             Unknown::because(Obstacle::Source, format_args!("{}: {error}", source.display()))
         })?;
-        let key = manifest_key(&call.stem, &known.blob.digest);
+        let key = manifest_key(&call.stem, &call.manifest_source(known.blob.digest));
         let mut direct = Direct::default();
         let mut look = Look::new(&self.sight, &self.files, &call.cwd);
         for manifest in self.store.manifests(&key).iter().filter_map(|bytes| Manifest::decode(bytes)) {
@@ -338,12 +350,22 @@ impl Requester {
     /// What of the compiler or the inputs is not what it was when the action was prepared.
     fn changed(&self, prepared: &Prepared) -> Option<String> {
         let call = &prepared.call;
-        let now = self.toolchains.resolve(&call.program, &call.search_path());
-        if now.is_ok_and(|known| known.digest == prepared.action.toolchain) {
+        if self.is_unchanged(call) {
             let mut look = Look::new(&self.sight, &self.files, &call.cwd);
             return prepared.inputs.changed(&self.files, &mut look);
         }
         Some(format!("the compiler {} has changed", call.program.display()))
+    }
+
+    /// Whether the compiler, or what stands in for it, is what it was.
+    fn is_unchanged(&self, call: &Call) -> bool {
+        match &call.stand_in {
+            Some(known) => self.stand_ins.find(&call.program).is_some_and(|now| now.as_ref() == Ok(known)),
+            None => {
+                let now = self.toolchains.resolve(&call.program, &call.search_path());
+                now.is_ok_and(|known| known.digest == call.stem.toolchain)
+            }
+        }
     }
 
     fn remember_manifest(&self, prepared: &Prepared) {

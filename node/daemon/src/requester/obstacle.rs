@@ -57,6 +57,7 @@ obstacles! {
     Source "source" "the source cannot be read"
     SpecialInput "special-input" "an input is no regular file"
     SpecialOutput "special-output" "an output is no regular file"
+    StandIn "stand-in" "the archive that `[[toolchain]]` names cannot stand in for the compiler"
     TimeMacros "time-macros" "`__DATE__`, `__TIME__` or `__TIMESTAMP__` occurs"
 }
 

@@ -26,7 +26,10 @@ pub(super) struct Elf {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
     /// It starts with `#!`.
-    #[error("is a script")]
+    #[error(
+        "is a script\nhint: put the directory of the compiler that it runs first in PATH, or see [[toolchain]] in \
+         docs/configuration.md"
+    )]
     Script,
     /// It is no ELF file at all.
     #[error("is not an ELF program")]

@@ -126,7 +126,8 @@ fn refusals_are_remembered_until_the_program_changes() {
 
     fs::write(&program, format!("#!/bin/sh\ntouch {}\n", trace.display())).unwrap();
     let error = resolve(&index, &program).unwrap_err();
-    assert_eq!(error.to_string(), format!("{} is a script", program.canonicalize().unwrap().display()));
+    let wrong = format!("{} is a script\nhint: ", program.canonicalize().unwrap().display());
+    assert!(error.to_string().starts_with(&wrong), "{error}");
     assert!(!trace.exists(), "a script is not run");
     assert!(index.list().is_empty());
 }

@@ -2,7 +2,7 @@
 //!
 //! Participants: the requester *discovers* the files of the compiler its user calls ([`discover()`]) and keeps what
 //! it found, re-validated by `lstat` at each compile ([`ToolchainIndex`]); blobs travel by digest, or all at once
-//! in an archive ([`archive`]); a worker lays them out in trees ([`crate::worker`]).
+//! in an archive ([`archive`]), which may also stand in for a compiler that cannot be packed ([`stand_in`]); a worker lays them out in trees ([`crate::worker`]).
 //!
 //! Goals: the sandboxed compiler reads the same programs, libraries, specs and locale that the local one would
 //! read, so that its answer is the same bytes; equal installations on two machines have equal digests; a compiler
@@ -27,6 +27,7 @@ pub mod locale;
 pub mod policy;
 mod probe;
 mod stamp;
+pub mod stand_in;
 mod store;
 pub mod unpack;
 mod walk;

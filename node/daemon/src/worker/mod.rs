@@ -157,6 +157,13 @@ impl Worker {
         self.changed.subscribe()
     }
 
+    /// Removes what was laid out for actions and has not been used for long. Blocks, for some seconds at most.
+    pub fn tidy(&self) {
+        if let Ok(contained) = &self.sandbox {
+            contained.trees.age_out(std::time::Instant::now());
+        }
+    }
+
     /// Takes no more actions.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);

@@ -9,18 +9,19 @@ use barn_wrapper::messages::Request;
 use super::*;
 use crate::{
     requester::{
-        call::{Understood, understand},
+        call::{Compilers, Understood, understand},
         inputs::{dependency_run::DependencyRun, scan::IncludeScan, texts::Texts},
         sight::Sight,
     },
     stats::Stats,
-    toolchain::{ToolchainIndex, locale::Locales},
+    toolchain::{ToolchainIndex, locale::Locales, stand_in::StandIns},
 };
 
 /// A directory of sources, and gcc called in it.
 struct Bench {
     dir: tempfile::TempDir,
     toolchains: ToolchainIndex,
+    stand_ins: StandIns,
     files: Arc<Files>,
     sight: Arc<Sight>,
     finder: Finder,
@@ -54,7 +55,8 @@ impl Bench {
                 Finder::Scanner(IncludeScan::new(known, seen, texts, stats, 1))
             }
         };
-        let bench = Self { dir, toolchains, files, sight, finder };
+        let stand_ins = StandIns::in_dir(dir.path(), &[]).0;
+        let bench = Self { dir, toolchains, stand_ins, files, sight, finder };
         sources.iter().for_each(|(name, text)| bench.write(name, text));
         bench
     }
@@ -77,7 +79,12 @@ impl Bench {
             env: vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())],
             ..Request::default()
         };
-        let call = match understand(&request, &self.toolchains, &Locales::default()) {
+        let compilers = Compilers {
+            toolchains: &self.toolchains,
+            stand_ins: &self.stand_ins,
+            locales: &Locales::default(),
+        };
+        let call = match understand(&request, compilers) {
             Understood::Call(call) => call,
             Understood::Local(why) => panic!("{why:?}"),
             Understood::Other(what) => panic!("{what}"),

@@ -35,6 +35,8 @@ const IDLE_TREES_MAX: usize = 16;
 const IDLE_ENTRIES_MAX: usize = 200_000;
 /// How long a tree stays for its requester's next action.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(600);
+/// Trees removed in one turn of a timer: each may be a second of work.
+const AGED_PER_TURN: usize = 4;
 /// The version of everything below is in the directory's name.
 pub(crate) const DIRECTORY: &str = "rooms-v1";
 
@@ -146,6 +148,16 @@ impl Trees {
         Ok(lease)
     }
 
+    /// Removes trees that have been idle for too long at `now`, some in each turn.
+    pub(crate) fn age_out(&self, now: Instant) {
+        let aged = self.lock().aged(now);
+        if aged.is_empty() {
+            return;
+        }
+        aged.into_iter().for_each(|idle| idle.tree.remove());
+        self.copies.trim();
+    }
+
     /// How many trees are idle.
     #[cfg(test)]
     fn idle(&self) -> usize {
@@ -172,6 +184,13 @@ impl Trees {
 }
 
 impl State {
+    /// Takes out those that are too old; the oldest are first.
+    fn aged(&mut self, now: Instant) -> Vec<Idle> {
+        let old = |idle: &&Idle| now.saturating_duration_since(idle.since) > IDLE_TIME_MAX;
+        let count = self.idle.iter().take(AGED_PER_TURN).take_while(old).count();
+        self.idle.drain(..count).collect()
+    }
+
     /// Adds an idle tree; what is too much or too old comes back.
     fn put(&mut self, idle: Idle) -> Vec<Idle> {
         let now = idle.since;

@@ -81,6 +81,21 @@ fn listing(root: &Path) -> Vec<String> {
 }
 
 #[test]
+fn trees_that_nobody_wants_go_by_themselves() {
+    let house = house();
+    for number in 0..6 {
+        house.check(owner(number), &[("/p/a.h", "one")], &["/p/ 755", "/p/a.h 444 one"]);
+    }
+    let now = Instant::now();
+    house.trees.age_out(now + IDLE_TIME_MAX - Duration::from_secs(60));
+    assert_eq!(house.trees.idle(), 6, "they are young");
+    let later = now + IDLE_TIME_MAX + Duration::from_secs(60);
+    let left: Vec<_> = (0..3).map(|_| (house.trees.age_out(later), trees_on_disk(&house)).1).collect();
+    assert_eq!(left, [2, 0, 0]);
+    assert_eq!(house.trees.idle(), 0);
+}
+
+#[test]
 fn a_tree_becomes_the_next_one() {
     let house = house();
     let first = house.check(
