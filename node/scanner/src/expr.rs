@@ -1,6 +1,6 @@
 //! The arithmetic of `#if`.
 
-use crate::{expand::Expander, lex::Kind, load::Tok, run::Run, unit::Undecided};
+use crate::{expand::Expander, lex::Kind, load::Tok, mode::Mode, run::Run, unit::Undecided};
 
 /// Parentheses and unary operators within each other.
 const NESTED_MAX: usize = 200;
@@ -126,7 +126,7 @@ impl<'a> Parser<'_, '_, 'a> {
                 _ => true,
             };
             let right = self.binary(strength + 1, live && needed)?;
-            left = match apply(operator, left, right) {
+            left = match apply(operator, left, right, self.run.mode.clang) {
                 Some(value) => value,
                 // Division by zero, refused where it counts.
                 None if live => return Err(self.malformed()),
@@ -164,9 +164,7 @@ impl<'a> Parser<'_, '_, 'a> {
         };
         match token.kind {
             Kind::Number => number(self.text(token)).ok_or_else(|| self.malformed()),
-            Kind::Char => {
-                character(self.text(token), self.run.mode.unsigned_char).ok_or_else(|| self.malformed())
-            }
+            Kind::Char => character(self.text(token), self.run.mode).ok_or_else(|| self.malformed()),
             Kind::Name if token.sym == self.run.state.tables.words.defined => self.defined(),
             Kind::Name => Ok(Value::of(self.run.is_true_word(self.text(token)))),
             _ => Err(self.malformed()),
@@ -223,7 +221,7 @@ fn strength(operator: &[u8]) -> Option<u8> {
 }
 
 /// `None` if it is undefined.
-fn apply(operator: &[u8], left: Value, right: Value) -> Option<Value> {
+fn apply(operator: &[u8], left: Value, right: Value, clang: bool) -> Option<Value> {
     let unsigned = left.unsigned || right.unsigned;
     let (a, b) = (left.bits, right.bits);
     let (signed_a, signed_b) = (a as i64, b as i64);
@@ -237,6 +235,8 @@ fn apply(operator: &[u8], left: Value, right: Value) -> Option<Value> {
         b">=" => return Some(Value::of(!less)),
         b">" => return Some(Value::of(a != b && !less)),
         b"<=" => return Some(Value::of(a == b || less)),
+        b">>" if clang => return Some(Value { bits: shift_in_clang(left, right), ..left }),
+        b"<<" if clang && right.bits >= 64 => return Some(Value { bits: 0, ..left }),
         b"<<" | b">>" => return Some(Value { bits: shift(operator == b"<<", left, right), ..left }),
         b"|" => a | b,
         b"^" => a ^ b,
@@ -251,6 +251,12 @@ fn apply(operator: &[u8], left: Value, right: Value) -> Option<Value> {
         _ => return None,
     };
     Some(Value { bits, unsigned })
+}
+
+/// A count is cut to 32 bits, without its sign; then one that is too large counts as 63.
+fn shift_in_clang(left: Value, right: Value) -> u64 {
+    let count = (right.bits as u32).min(63);
+    if left.unsigned { left.bits >> count } else { ((left.bits as i64) >> count) as u64 }
 }
 
 /// A negative count shifts the other way, as in gcc.
@@ -295,7 +301,7 @@ fn number(text: &[u8]) -> Option<Value> {
 }
 
 /// A character constant of the basic kind, of up to four characters, or a wide one of ASCII.
-fn character(text: &[u8], unsigned_char: bool) -> Option<Value> {
+fn character(text: &[u8], mode: Mode) -> Option<Value> {
     let open = text.iter().position(|&byte| byte == b'\'')?;
     let (prefix, inside) = (&text[..open], text.get(open + 1..text.len().checked_sub(1)?)?);
     let mut bytes = Vec::new();
@@ -306,15 +312,15 @@ fn character(text: &[u8], unsigned_char: bool) -> Option<Value> {
         rest = after;
     }
     match (prefix, bytes.as_slice()) {
-        (b"", &[byte]) if unsigned_char => Some(Value { bits: u64::from(byte), unsigned: false }),
+        (b"", &[byte]) if mode.unsigned_char => Some(Value { bits: u64::from(byte), unsigned: false }),
         (b"", &[byte]) => Some(Value { bits: i64::from(byte as i8) as u64, unsigned: false }),
         (b"", bytes) if (2..=4).contains(&bytes.len()) => {
             let packed = bytes.iter().fold(0_u32, |packed, &byte| (packed << 8) | u32::from(byte));
             Some(Value { bits: i64::from(packed as i32) as u64, unsigned: false })
         }
-        (b"L", &[byte @ ..0x80]) => Some(Value { bits: u64::from(byte), unsigned: false }),
-        // `char8_t`, `char16_t` and `char32_t` are unsigned, which matters to comparisons with negative numbers only.
-        (b"u" | b"U" | b"u8", &[byte @ ..0x80]) => Some(Value { bits: u64::from(byte), unsigned: true }),
+        (b"L", &[byte @ ..0x80]) => Some(Value { bits: u64::from(byte), unsigned: mode.unsigned_wide }),
+        // Whether `u8` makes it unsigned is another matter in every version of every compiler.
+        (b"u" | b"U", &[byte @ ..0x80]) => Some(Value { bits: u64::from(byte), unsigned: true }),
         _ => None,
     }
 }
