@@ -234,6 +234,8 @@ impl<'a> Parser<'a, '_> {
         let (open, literal, close) = (token(self), token(self), token(self));
         let plain = open.1 == b"(" && literal.0 == Kind::String && close.1 == b")";
         if !plain {
+            // It may go on in the next line.
+            self.odd().hidden_pragmas = true;
             self.lexer.at = start;
             return;
         }

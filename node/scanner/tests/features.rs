@@ -532,6 +532,7 @@ fn what_is_not_decided() {
     check_refused(("a.c", "#if 0 || \\\n __LINE__\n#endif\n"), &[], "__LINE__");
     check_refused(("a.cc", "#if u8'a' > -1\n#endif\n"), &["-std=c++17"], "a condition");
     check_refused(("a.c", "#pragma include_alias(\"a.h\", \"b.h\")\n"), &[], "a directive");
+    check_refused(("a.c", "_Pragma\n(\"once\")\n"), &[], "restore macros");
     check_refused(("a.c", "#define F(x)\nF(_Pragma(\"once\"))\n"), &[], "restore macros");
     check_refused(("a.c", "#define P _Pragma(\"pop_macro(\\\"X\\\")\")\nP\n"), &[], "restore macros");
 }
