@@ -49,8 +49,8 @@ pub struct Preprocessing {
     directories: Vec<Vec<u8>>,
     /// Whether where includes are searched depends on the working directory.
     relative: bool,
-    /// Variables that name directories to search.
-    env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Variables that name directories to search, and their values.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
     /// `-D` and `-U`.
     pub macros: Vec<MacroFlag>,
     /// The files of `-imacros`, in order; they are read before those of `-include`.
