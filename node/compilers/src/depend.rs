@@ -1,7 +1,7 @@
 //! The compiler's own list of what a compile reads.
 //!
 //! [`dependency_argv`] turns a compile into the run that prints it: the same arguments without those that
-//! choose, name or shape outputs, and `-M` in front. Both families then print one make rule to standard
+//! choose, name or shape outputs, and `-M` (for gcc what does the same, and more) in front. Both families then print one make rule to standard
 //! output, system headers included, exit non-zero if a header is missing, and write no file. Run it with
 //! the compile's environment and directory.
 //!
@@ -11,6 +11,7 @@
 use thiserror::Error;
 
 use crate::compile::Compile;
+use crate::detect::Family;
 use crate::language::Language;
 
 /// A depfile names at most this many files. The largest translation units read a few thousand.
@@ -33,7 +34,12 @@ pub fn dependency_argv(compile: &Compile) -> Option<Vec<Vec<u8>>> {
     if compile.language == Language::Assembler {
         return None;
     }
-    let mut argv = vec![b"-M".to_vec()];
+    // gcc's `-M` passes over `_Pragma`, which may save and restore macros, so it is asked to preprocess.
+    let flags: &[&[u8]] = match compile.family {
+        Family::Clang => &[b"-M"],
+        _ => &[b"-E", b"-w", b"-MD", b"-MF", b"/dev/stdout", b"-o", b"/dev/null"],
+    };
+    let mut argv: Vec<Vec<u8>> = flags.iter().map(|flag| flag.to_vec()).collect();
     argv.extend_from_slice(&compile.dependency_args);
     Some(argv)
 }

@@ -49,8 +49,8 @@ pub struct Preprocessing {
     directories: Vec<Vec<u8>>,
     /// Whether where includes are searched depends on the working directory.
     relative: bool,
-    /// Variables that name directories to search.
-    env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Variables that name directories to search, and their values.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
     /// `-D` and `-U`.
     pub macros: Vec<MacroFlag>,
     /// The files of `-imacros`, in order; they are read before those of `-include`.
@@ -65,9 +65,10 @@ const PATH_VARIABLES: [&[u8]; 5] =
 
 /// Flags, up to their value, that change how text becomes tokens and directives, or where includes are searched in ways
 /// that the compiler's list of directories does not show.
-const READS_OTHERWISE: [&[u8]; 12] = [
+const READS_OTHERWISE: [&[u8]; 14] = [
     b"-fdirectives-only",
     b"-fdollars-in-identifiers",
+    b"-fexec-charset",
     b"-finput-charset",
     b"-fms-compatibility",
     b"-fms-compatibility-version",
@@ -75,6 +76,7 @@ const READS_OTHERWISE: [&[u8]; 12] = [
     b"-fno-dollars-in-identifiers",
     b"-fno-operator-names",
     b"-fvisual-studio",
+    b"-fwide-exec-charset",
     b"-index-header-map",
     b"-traditional",
     b"-traditional-cpp",
@@ -234,9 +236,11 @@ impl Preprocessing {
 
     /// A flag that may change how sources are read.
     fn otherwise(&mut self, flag: &[u8], value: &[u8]) -> Result<(), NotScannable> {
-        let charset = flag.strip_prefix(b"-finput-charset=").unwrap_or(value);
-        if flag.starts_with(b"-finput-charset") && charset.eq_ignore_ascii_case(b"utf-8") {
-            return Ok(());
+        for charset in [&b"-finput-charset"[..], b"-fexec-charset"] {
+            let Some(named) = flag.strip_prefix(charset) else { continue };
+            if named.strip_prefix(b"=").unwrap_or(value).eq_ignore_ascii_case(b"utf-8") {
+                return Ok(());
+            }
         }
         Err(refused(flag))
     }
@@ -434,6 +438,7 @@ mod tests {
         check("gcc -traditional-cpp -c a.S", false);
         check("gcc -fdirectives-only -c a.c", false);
         check("gcc -finput-charset=latin1 -c a.c", false);
+        check("gcc -fexec-charset=IBM1047 -c a.c", false);
         check("gcc -finput-charset=UTF-8 -c a.c", true);
         check("g++ -fno-operator-names -c a.cc", false);
         check("clang -fms-compatibility -c a.c", false);

@@ -18,6 +18,19 @@ pub struct SearchDirs {
     pub frameworks: Vec<Vec<u8>>,
     /// Directories that were named but do not exist: one that appears changes the search.
     pub missing: Vec<Vec<u8>>,
+    /// Directories that were named and left out, as they are the same as others. If one is a link, it may lead elsewhere
+    /// later.
+    pub duplicates: Vec<Vec<u8>>,
+    /// Where all the above but the missing really lay, in order, as seen by whoever asked.
+    pub real: Vec<Option<Vec<u8>>>,
+}
+
+impl SearchDirs {
+    /// All directories that are there: those searched, and duplicates of them.
+    pub fn present(&self) -> impl Iterator<Item = &[u8]> {
+        let all = self.quote.iter().chain(&self.angle).chain(&self.frameworks).chain(&self.duplicates);
+        all.map(Vec::as_slice)
+    }
 }
 
 /// Reads what `gcc -E -v` or `clang -E -v` wrote to standard error, run with `LC_ALL=C`. `None` if the
@@ -34,7 +47,10 @@ pub fn parse_search_dirs(stderr: &[u8]) -> Option<SearchDirs> {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         match (&part, line) {
             (Part::Before, b"#include \"...\" search starts here:") => part = Part::Quote,
-            (Part::Before, line) => dirs.missing.extend(missing(line)),
+            (Part::Before, line) => {
+                dirs.missing.extend(ignored(line, b"nonexistent"));
+                dirs.duplicates.extend(ignored(line, b"duplicate"));
+            }
             (Part::Quote, b"#include <...> search starts here:") => part = Part::Angle,
             (_, b"End of search list.") => return Some(dirs),
             (_, line) => {
@@ -103,8 +119,8 @@ fn in_framework(directory: &[u8], name: &[u8]) -> Vec<Vec<u8>> {
         .to_vec()
 }
 
-fn missing(line: &[u8]) -> Option<Vec<u8>> {
-    let quoted = line.strip_prefix(b"ignoring nonexistent directory \"")?;
+fn ignored(line: &[u8], why: &[u8]) -> Option<Vec<u8>> {
+    let quoted = line.strip_prefix(b"ignoring ")?.strip_prefix(why)?.strip_prefix(b" directory \"")?;
     Some(quoted.strip_suffix(b"\"")?.to_vec())
 }
 
@@ -122,12 +138,15 @@ mod tests {
             angle: bytes(&["i", "/usr/include"]),
             frameworks: bytes(&["/Library/Frameworks"]),
             missing: bytes(&["gone"]),
+            duplicates: bytes(&["twice"]),
+            real: Vec::new(),
         }
     }
 
     #[test]
     fn search_lists_are_read() {
         let text = b"clang -cc1 version 14.0.6\nignoring nonexistent directory \"gone\"\n\
+            ignoring duplicate directory \"twice\"\n  as it is a non-system directory that duplicates a system directory\n\
             #include \"...\" search starts here:\n q\n#include <...> search starts here:\n i\n /usr/include\n \
             /Library/Frameworks (framework directory)\nEnd of search list.\nCOMPILER_PATH=/x\n";
         assert_eq!(parse_search_dirs(text), Some(example()));

@@ -345,13 +345,17 @@ fn dependency_runs() {
         let argv = dependency_argv(&compile(family, line)).expect("preprocessed");
         assert_eq!(argv, words(expect), "{line}");
     };
-    check(Family::Gcc, "gcc -c x.c", "-M x.c");
+    check(Family::Gcc, "gcc -c x.c", "-E -w -MD -MF /dev/stdout -o /dev/null x.c");
     check(
         Family::Gcc,
         "gcc -O2 -MD -MP -MF x.d -MT y -Iinc -o x.o -fstack-usage -x c -c x.y --coverage -include p.h",
-        "-M -O2 -Iinc -x c x.y -include p.h",
+        "-E -w -MD -MF /dev/stdout -o /dev/null -O2 -Iinc -x c x.y -include p.h",
     );
-    check(Family::Gcc, "gcc -Wp,-MMD,x.d -Wp,-DX -fdiagnostics-color=always -c x.c", "-M -Wp,-DX x.c");
+    check(
+        Family::Gcc,
+        "gcc -Wp,-MMD,x.d -Wp,-DX -fdiagnostics-color=always -c x.c",
+        "-E -w -MD -MF /dev/stdout -o /dev/null -Wp,-DX x.c",
+    );
     check(Family::Clang, "clang --serialize-diagnostics x.dia -emit-llvm -c -- x.c", "-M -- x.c");
     let assembler = compile(Family::Gcc, "gcc -c x.s");
     assert_eq!(dependency_argv(&assembler), None);

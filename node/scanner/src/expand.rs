@@ -76,7 +76,11 @@ impl<'t> Expander<'t> {
             if self.steps > STEPS_MAX {
                 return Err(run.unsupported("a directive expands to too much"));
             }
-            if token.kind == Kind::Name && !token.painted && self.replace(token, run)? {
+            let name = token.kind == Kind::Name;
+            if name && run.mode.assembler && run.state.tables.names.get(token.sym).contains(&b'$') {
+                return Err(run.unsupported("`$` in a condition or the name of a file"));
+            }
+            if name && !token.painted && self.replace(token, run)? {
                 continue;
             }
             token.space |= std::mem::take(&mut self.space);

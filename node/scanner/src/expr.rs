@@ -1,6 +1,6 @@
 //! The arithmetic of `#if`.
 
-use crate::{expand::Expander, lex::Kind, load::Tok, run::Run, unit::Undecided};
+use crate::{expand::Expander, lex::Kind, load::Tok, mode::Mode, run::Run, unit::Undecided};
 
 /// Parentheses and unary operators within each other.
 const NESTED_MAX: usize = 200;
@@ -164,9 +164,7 @@ impl<'a> Parser<'_, '_, 'a> {
         };
         match token.kind {
             Kind::Number => number(self.text(token)).ok_or_else(|| self.malformed()),
-            Kind::Char => {
-                character(self.text(token), self.run.mode.unsigned_char).ok_or_else(|| self.malformed())
-            }
+            Kind::Char => character(self.text(token), self.run.mode).ok_or_else(|| self.malformed()),
             Kind::Name if token.sym == self.run.state.tables.words.defined => self.defined(),
             Kind::Name => Ok(Value::of(self.run.is_true_word(self.text(token)))),
             _ => Err(self.malformed()),
@@ -312,7 +310,7 @@ fn number(text: &[u8]) -> Option<Value> {
 }
 
 /// A character constant of the basic kind, of up to four characters, or a wide one of ASCII.
-fn character(text: &[u8], unsigned_char: bool) -> Option<Value> {
+fn character(text: &[u8], mode: Mode) -> Option<Value> {
     let open = text.iter().position(|&byte| byte == b'\'')?;
     let (prefix, inside) = (&text[..open], text.get(open + 1..text.len().checked_sub(1)?)?);
     let mut bytes = Vec::new();
@@ -323,15 +321,15 @@ fn character(text: &[u8], unsigned_char: bool) -> Option<Value> {
         rest = after;
     }
     match (prefix, bytes.as_slice()) {
-        (b"", &[byte]) if unsigned_char => Some(Value { bits: u64::from(byte), unsigned: false }),
+        (b"", &[byte]) if mode.unsigned_char => Some(Value { bits: u64::from(byte), unsigned: false }),
         (b"", &[byte]) => Some(Value { bits: i64::from(byte as i8) as u64, unsigned: false }),
         (b"", bytes) if (2..=4).contains(&bytes.len()) => {
             let packed = bytes.iter().fold(0_u32, |packed, &byte| (packed << 8) | u32::from(byte));
             Some(Value { bits: i64::from(packed as i32) as u64, unsigned: false })
         }
-        (b"L", &[byte @ ..0x80]) => Some(Value { bits: u64::from(byte), unsigned: false }),
-        // `char8_t`, `char16_t` and `char32_t` are unsigned, which matters to comparisons with negative numbers only.
-        (b"u" | b"U" | b"u8", &[byte @ ..0x80]) => Some(Value { bits: u64::from(byte), unsigned: true }),
+        (b"L", &[byte @ ..0x80]) => Some(Value { bits: u64::from(byte), unsigned: mode.unsigned_wide }),
+        // Whether `u8` makes it unsigned is another matter in every version of every compiler.
+        (b"u" | b"U", &[byte @ ..0x80]) => Some(Value { bits: u64::from(byte), unsigned: true }),
         _ => None,
     }
 }

@@ -22,6 +22,13 @@ pub(crate) struct Mode {
     /// `#embed` is a directive.
     pub(crate) embed: bool,
     pub(crate) unsigned_char: bool,
+    /// Wide characters are unsigned.
+    pub(crate) unsigned_wide: bool,
+    /// There are comments from `//` to the end of the line.
+    pub(crate) line_comments: bool,
+    /// `%:` is `#`.
+    pub(crate) digraphs: bool,
+    pub(crate) assembler: bool,
     /// A file not found through the search list that asks for the next one gets what any other would.
     pub(crate) next_starts_over: bool,
 }
@@ -48,6 +55,12 @@ impl Mode {
             elifdef: clang || !strict || newest,
             embed: has("__STDC_EMBED_FOUND__"),
             unsigned_char: has("__CHAR_UNSIGNED__"),
+            unsigned_wide: dialect
+                .macro_text(b"__WCHAR_TYPE__")
+                .is_none_or(|text| text != b"int" && text != b"long int"),
+            line_comments: !c || !strict || stdc >= 199_901,
+            digraphs: cxx || (c && (!strict || stdc >= 199_409)),
+            assembler: dialect.language == Language::AssemblerWithCpp,
             next_starts_over: !clang || number("__clang_major__") < NEXT_CHANGED,
         }
     }

@@ -24,6 +24,8 @@ pub(crate) fn parse(contents: &[u8]) -> Body {
     };
     parser.run();
     let mut body = parser.finish();
+    body.odd.starred_comments = memmem::find(contents, b"//*").is_some();
+    body.odd.line_comments = has_telling_line_comments(contents);
     body.odd.trigraphs = has_telling_trigraphs(contents);
     body.odd.carriage_returns = has_lone_return(contents);
     body
@@ -63,6 +65,14 @@ fn has_telling_trigraphs(contents: &[u8]) -> bool {
     memmem::find_iter(contents, b"??").any(|at| {
         let third = |at: usize| contents.get(at + 2).is_some_and(|byte| b"=/'".contains(byte));
         third(at) || (contents.get(at + 2) == Some(&b'?') && third(at + 1))
+    })
+}
+
+/// Line comments that mean something else where there are none: what begins a comment in them would.
+fn has_telling_line_comments(contents: &[u8]) -> bool {
+    memmem::find_iter(contents, b"//").any(|at| {
+        let line = &contents[at + 1..];
+        memmem::find(&line[..memchr(b'\n', line).unwrap_or(line.len())], b"/*").is_some()
     })
 }
 
@@ -180,7 +190,8 @@ impl<'a> Parser<'a, '_> {
     /// Whether the literal that began at `start` tells of a pragma that a macro may make of it.
     fn hidden_pragma(&mut self, start: usize) {
         let literal = &self.lexer.text[start..self.lexer.at];
-        if names_macro_stack(literal) {
+        // Other texts speak of `once`.
+        if names_pragma(literal) && memmem::find(literal, b"_macro").is_some() {
             self.odd().hidden_pragmas = true;
         }
     }
@@ -223,14 +234,25 @@ impl<'a> Parser<'a, '_> {
         let (open, literal, close) = (token(self), token(self), token(self));
         let plain = open.1 == b"(" && literal.0 == Kind::String && close.1 == b")";
         if !plain {
+            // It may go on in the next line.
+            self.odd().hidden_pragmas = true;
             self.lexer.at = start;
             return;
         }
-        if let Some(what) = pragma_text(literal.1, &mut self.builder) {
+        if names_pragma(literal.1) && self.is_in_parentheses(start) {
+            // Whether the macro whose argument this may be uses it, and how often, is not known.
+            self.odd().hidden_pragmas = true;
+        } else if let Some(what) = pragma_text(literal.1, &mut self.builder) {
             self.builder.body.lines.push(Line { number, what });
-        } else if names_macro_stack(literal.1) {
+        } else if names_pragma(literal.1) {
             self.odd().hidden_pragmas = true;
         }
+    }
+
+    /// Whether more parentheses are opened than closed before `at`; comments and literals count, too.
+    fn is_in_parentheses(&self, at: usize) -> bool {
+        let before = &self.lexer.text[..at];
+        memchr_iter(b'(', before).count() != memchr_iter(b')', before).count()
     }
 
     fn line_number(&mut self) -> u32 {
@@ -246,6 +268,7 @@ impl<'a> Parser<'a, '_> {
     /// At a directive, whose `#` is `mark` bytes long.
     fn directive(&mut self, mark: usize) {
         let number = self.line_number();
+        self.odd().digraphs |= mark == 2;
         self.lexer.at += mark;
         let start = self.lexer.at;
         let Some(name) = self.lexer.token() else {
@@ -290,6 +313,10 @@ impl<'a> Parser<'a, '_> {
             }
         };
         self.builder.body.lines.push(Line { number, what });
+        if matches!(what, What::If(_) | What::Elif { .. } | What::Computed { .. }) {
+            let end = self.line_number();
+            self.odd().long_lines |= end != number;
+        }
         self.pass_line();
     }
 
@@ -304,6 +331,7 @@ impl<'a> Parser<'a, '_> {
 
     fn one_name(&mut self) -> Option<u32> {
         let token = self.lexer.token()?;
+        self.odd().dollars |= token.text.contains(&b'$');
         (token.kind == Kind::Name).then(|| self.builder.spelling(token.text))
     }
 
@@ -343,7 +371,7 @@ impl<'a> Parser<'a, '_> {
         };
         let tokens = self.tokens();
         if tokens.iter().any(|token| token.text == b"_Pragma")
-            && tokens.iter().any(|token| names_macro_stack(token.text))
+            && tokens.iter().any(|token| names_pragma(token.text))
         {
             self.odd().hidden_pragmas = true;
         }
@@ -377,7 +405,7 @@ impl<'a> Parser<'a, '_> {
             [b"once", ..] => Some(What::Once),
             [b"push_macro", b"(", name, b")", ..] => Some(self.stacked(name, What::Push)),
             [b"pop_macro", b"(", name, b")", ..] => Some(self.stacked(name, What::Pop)),
-            [b"push_macro" | b"pop_macro", ..] => Some(What::Malformed),
+            [b"push_macro" | b"pop_macro" | b"include_alias", ..] => Some(What::Malformed),
             _ => None,
         }
     }
@@ -405,8 +433,10 @@ pub(crate) fn takes_header(name: &[u8]) -> bool {
     )
 }
 
-fn names_macro_stack(text: &[u8]) -> bool {
-    memmem::find(text, b"push_macro").is_some() || memmem::find(text, b"pop_macro").is_some()
+/// Whether a text that may become a pragma speaks of one that changes what is read.
+fn names_pragma(text: &[u8]) -> bool {
+    let words: [&[u8]; 4] = [b"push_macro", b"pop_macro", b"once", b"include_alias"];
+    words.iter().any(|word| memmem::find(text, word).is_some())
 }
 
 fn unquoted(quoted: &[u8]) -> Option<&[u8]> {

@@ -138,12 +138,15 @@ impl<'a> Run<'a> {
                 if name.kind != Kind::Name {
                     return Err(refused(text));
                 }
+                if rest.iter().any(|token| self.state.tables.names.get(token.sym) == b"_Pragma") {
+                    return Err(refused(text));
+                }
                 let definition = self.state.tables.define(rest).map_err(full)?;
                 self.state.write(name.sym, definition.ok_or_else(|| refused(text))?);
             }
             Define::Undefine(name) => {
                 let sym = self.name(name)?;
-                self.state.write(sym, NOTHING);
+                self.undefine(sym)?;
             }
         }
         Ok(())
@@ -319,6 +322,14 @@ impl<'a> Run<'a> {
             (odd.unbalanced, "its conditional groups do not match"),
             (odd.raw_strings && !self.mode.raw_strings, "raw strings in a language without them"),
             (odd.separators && !self.mode.separators, "digit separators in a language without them"),
+            (odd.starred_comments && !self.mode.line_comments, "`//*` in a language without line comments"),
+            // clang takes all others for comments.
+            (
+                odd.line_comments && !self.mode.line_comments && !self.mode.clang,
+                "line comments in a language without them",
+            ),
+            (odd.digraphs && !self.mode.digraphs, "digraphs in a language without them"),
+            (odd.dollars && self.mode.assembler, "`$` in the name of a macro"),
             (odd.trigraphs, "trigraphs"),
             (odd.carriage_returns, "carriage returns alone"),
             (odd.hidden_pragmas, "a macro may save or restore macros"),
@@ -390,7 +401,7 @@ impl<'a> Run<'a> {
     fn run_op(&mut self, op: &Op, loaded: &Loaded) -> Result<(), Undecided> {
         match op {
             Op::Define(name, definition) => self.state.write(*name, *definition),
-            Op::Undefine(name) => self.state.write(*name, NOTHING),
+            Op::Undefine(name) => self.undefine(*name)?,
             Op::Include { way, angle, name } => self.include(*name, *angle, *way)?,
             Op::Computed { way, tokens } => {
                 let (angle, name) = Expander::new(loaded.slice(tokens)).header_name(self)?;
@@ -407,9 +418,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// What compilers know by themselves stays known here: its absence has no definition.
+    fn undefine(&mut self, sym: Sym) -> Result<(), Undecided> {
+        self.state.write(sym, NOTHING);
+        if self.is_defined(sym)? { Err(self.unsupported("`#undef` of a built-in macro")) } else { Ok(()) }
+    }
+
     fn mark_once(&mut self) -> Result<(), Undecided> {
-        // In the source itself it means nothing but a warning.
-        if self.files.len() > 1 {
+        // In the source itself it means nothing to clang but a warning.
+        if self.files.len() > 1 || !self.mode.clang {
             let mark = self.once_mark(self.current().file)?;
             self.state.write(mark, self.world.marked);
         }
@@ -479,10 +496,14 @@ impl<'a> Run<'a> {
         let open = self.current();
         let renumbered = open.loaded.text.body.odd.renumbered;
         let (kind, text) = match name {
-            b"__LINE__" if !renumbered => (Kind::Number, open.line.to_string().into_bytes()),
+            b"__LINE__" if !renumbered && !open.loaded.text.body.odd.long_lines => {
+                (Kind::Number, open.line.to_string().into_bytes())
+            }
             b"__FILE__" if !renumbered => (Kind::String, quoted(self.state.tables.names.get(open.path))),
-            b"__BASE_FILE__" => (Kind::String, quoted(self.source)),
-            b"__INCLUDE_LEVEL__" => (Kind::Number, (self.files.len() - 1).to_string().into_bytes()),
+            b"__BASE_FILE__" if !self.is_renumbered() => (Kind::String, quoted(self.source)),
+            b"__INCLUDE_LEVEL__" if !self.is_renumbered() => {
+                (Kind::Number, (self.files.len() - 1).to_string().into_bytes())
+            }
             _ => {
                 let what = format!("`{}` in a directive", String::from_utf8_lossy(name));
                 return Err(self.unsupported(&what));
@@ -492,6 +513,11 @@ impl<'a> Run<'a> {
             self.state.record().unique = true;
         }
         Ok(Tok { sym: self.name(&text)?, kind, space: false, painted: false })
+    }
+
+    /// Whether a linemarker may have changed which files the compiler believes to be open.
+    fn is_renumbered(&self) -> bool {
+        self.loaded.values().any(|loaded| loaded.text.body.odd.renumbered)
     }
 
     /// The path of a place as the compiler spells it.

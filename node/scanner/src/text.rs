@@ -45,6 +45,16 @@ pub(crate) struct Odd {
     pub(crate) carriage_returns: bool,
     /// `push_macro` or `pop_macro` where a macro may make a pragma of it.
     pub(crate) hidden_pragmas: bool,
+    /// A line comment in which another comment begins: it does where the language has no line comments.
+    pub(crate) line_comments: bool,
+    /// `//*`, which begins that other comment.
+    pub(crate) starred_comments: bool,
+    /// A directive that begins with `%:`, which is none where the language has no digraphs.
+    pub(crate) digraphs: bool,
+    /// A condition or an include over several lines: compilers differ in what `__LINE__` is in it.
+    pub(crate) long_lines: bool,
+    /// A `$` in the name of a macro, where it stands by itself in assembler.
+    pub(crate) dollars: bool,
     /// `#line` or a linemarker: `__LINE__` and `__FILE__` are not what they seem.
     pub(crate) renumbered: bool,
     /// The groups of `#if` do not match.
@@ -205,7 +215,7 @@ impl<'a> Builder<'a> {
 }
 
 /// Changes whenever what is encoded changes.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// [`Directives`] as they are encoded.
 #[derive(Serialize, Deserialize)]

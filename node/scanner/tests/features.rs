@@ -148,6 +148,11 @@ fn arithmetic() {
             "+1 == - -1",
             "!!A == 1",
             "1 << -1 == 0",
+            "4 >> -1",
+            "1 << -1 || 1u << 64 || 1 << 0x100000001",
+            "0x8000000000000000u >> 64",
+            "-1 >> 64 == -1",
+            "4 >> 0x100000001 == 2",
             "0xFFFFFFFFFFFFFFFFu > 0",
             "defined A && defined(F) && !defined B",
             "defined EMPTY",
@@ -374,6 +379,41 @@ fn pragmas_as_operators() {
     assert!(tree.compiler("gcc", &["-nostdinc"]).run(&["-S", "-o", "-", "a.c"], b"").0);
 }
 
+/// What differs between the compilers.
+#[test]
+fn habits() {
+    let again = "#pragma once\n#ifndef A\n#define A\n#include \"a.c\"\n#ifndef B\n#include \"x.h\"\n#endif\n#else\n#define B\n#endif\n";
+    let tree = Tree::new(&[("a.c", again), ("x.h", "")]);
+    assert_eq!(check_unit(&tree, "gcc", &[], &|_| ()), ["x.h"]);
+    assert!(check_unit(&tree, "clang", &[], &|_| ()).is_empty());
+    let tree = Tree::new(&[("a.c", "#if 0\n// x /*\n#endif\n#include \"x.h\"\n/**/\n"), ("x.h", "")]);
+    assert_eq!(check_unit(&tree, "clang", &[], &|_| ()), ["x.h"]);
+    assert!(tree.scan("gcc", &["-std=c89"]).unwrap_err().to_string().contains("line comments"));
+}
+
+/// Wide characters are as wide and as signed as the compiler's.
+#[test]
+fn wide_characters() {
+    check_conditions("c", &["-fshort-wchar"], "", &["L'a' > -1"]);
+    check_conditions("c", &[], "", &["L'a' > -1", "u'a' > -1"]);
+}
+
+/// A macro of the command line that may save macros is refused.
+#[test]
+fn pragmas_of_the_command_line() {
+    let tree = Tree::new(&[("a.c", "")]);
+    for program in BOTH {
+        let compiler = tree.compiler(program, &[]);
+        let mut unit = compiler.unit("a.c");
+        unit.defines = vec![Define::Define(b"P=_Pragma(\"push_macro(\\\"A\\\")\")".to_vec())];
+        let scan = compiler.scan(&Scanner::default(), &mut unit, &mut RealDisk::new(tree.dir.path())).0;
+        assert!(scan.unwrap_err().to_string().contains("-D P="));
+        unit.defines = vec![Define::Undefine(b"__COUNTER__".to_vec())];
+        let scan = compiler.scan(&Scanner::default(), &mut unit, &mut RealDisk::new(tree.dir.path())).0;
+        assert!(scan.unwrap_err().to_string().contains("#undef"));
+    }
+}
+
 #[test]
 fn import() {
     check(
@@ -480,5 +520,19 @@ fn what_is_not_decided() {
     check_refused(("a.cc", "import <vector>;\n"), &["-std=c++20"], "modules");
     check_refused(("a.c", "#if __COUNTER__\n#endif\n"), &[], "__COUNTER__");
     check_refused(("a.c", "#embed \"a.c\"\n"), &[], "#embed");
+    for name in ["__FILE__", "__INCLUDE_LEVEL__", "__has_include", "__has_attribute"] {
+        check_refused(("a.c", &format!("#undef {name}\n")), &[], "#undef");
+    }
+    check_refused(("a.c", "# 3 \"b.c\" 1\n#if __INCLUDE_LEVEL__\n#endif\n"), &[], "__INCLUDE_LEVEL__");
+    check_refused(("a.c", "#if 1 //**/ 2\n#endif\n"), &["-std=c89"], "`//*`");
+    check_refused(("a.c", "%:define A\n"), &["-std=c89"], "digraphs");
+    check_refused(("a.S", "%:define A\n"), &[], "digraphs");
+    check_refused(("a.S", "#define A$ 1\n"), &[], "`$` in the name");
+    check_refused(("a.S", "#define A B$\n#if A\n#endif\n"), &[], "`$` in a condition");
+    check_refused(("a.c", "#if 0 || \\\n __LINE__\n#endif\n"), &[], "__LINE__");
+    check_refused(("a.cc", "#if u8'a' > -1\n#endif\n"), &["-std=c++17"], "a condition");
+    check_refused(("a.c", "#pragma include_alias(\"a.h\", \"b.h\")\n"), &[], "a directive");
+    check_refused(("a.c", "_Pragma\n(\"once\")\n"), &[], "restore macros");
+    check_refused(("a.c", "#define F(x)\nF(_Pragma(\"once\"))\n"), &[], "restore macros");
     check_refused(("a.c", "#define P _Pragma(\"pop_macro(\\\"X\\\")\")\nP\n"), &[], "restore macros");
 }

@@ -20,7 +20,7 @@
 
 use std::{
     collections::HashMap,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     process::Stdio,
     sync::{
@@ -180,8 +180,23 @@ impl Dialects {
         if !status.success() {
             return Err(failed(format!("the compiler says: {}", complaint(&listing))));
         }
-        let search = parse_search_dirs(&listing)
+        let mut search = parse_search_dirs(&listing)
             .ok_or_else(|| failed("the compiler does not say where it searches".to_owned()))?;
+        // clang calls a directory that it leaves out by the name of the other one.
+        let paths = parts.env.iter().flat_map(|(_, paths)| paths.split(|&byte| byte == b':'));
+        let named = call.compile.include_directories.iter().map(Vec::as_slice).chain(paths);
+        for directory in named.map(|directory| if directory.is_empty() { b"." } else { directory }) {
+            let known =
+                search.present().chain(search.missing.iter().map(Vec::as_slice)).any(|d| d == directory);
+            if !known {
+                search.duplicates.push(directory.to_vec());
+            }
+        }
+        let real = |directory| {
+            let real = std::fs::canonicalize(call.cwd.join(OsStr::from_bytes(directory))).ok()?;
+            Some(real.into_os_string().into_vec())
+        };
+        search.real = search.present().map(real).collect();
         let text = Digest::of(&macros);
         let key = key(call, &[parts.dialect_key().as_slice(), text.as_bytes()].concat());
         let fresh = || Arc::new(Dialect::new(call.compile.family, call.compile.language, &macros));
@@ -264,6 +279,12 @@ impl Dialects {
 pub fn is_current(search: &SearchDirs, mut dir_exists: impl FnMut(&[u8]) -> bool) -> bool {
     let mut searched = search.quote.iter().chain(&search.angle).chain(&search.frameworks);
     searched.all(|dir| dir_exists(dir)) && !search.missing.iter().any(|dir| dir_exists(dir))
+}
+
+/// Whether the directories lie where they lay when the compiler was asked: of two that are the same it leaves one out,
+/// and links may have been turned round since.
+pub fn leads_as_before(search: &SearchDirs, mut real: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> bool {
+    search.present().zip(&search.real).all(|(directory, before)| real(directory) == *before)
 }
 
 /// Kills a compiler with all that it started, unless disarmed.

@@ -1,4 +1,4 @@
-use std::{cell::Cell, fs, path::PathBuf};
+use std::{cell::Cell, fs, os::unix::fs::symlink, path::PathBuf};
 
 use barn_wrapper::messages::Request;
 
@@ -148,6 +148,32 @@ async fn what_was_unused_longest_is_forgotten() {
     assert!(Arc::ptr_eq(&kept, &bench.dialects.set(key(0))));
 }
 
+#[tokio::test]
+async fn a_directory_that_was_left_out_may_lead_elsewhere() {
+    for compiler in ["gcc", "clang"] {
+        let bench = Bench::new();
+        for name in ["one", "two"] {
+            fs::create_dir(bench.at(name)).unwrap();
+        }
+        symlink("one", bench.at("link")).unwrap();
+        let call = bench.call(&format!("{compiler} -Ione -Ilink -c a.c"));
+        let before = bench.dialects.unit(&call).await.unwrap();
+        assert!(before.search.duplicates.contains(&b"link".to_vec()), "{compiler}");
+        let real = |dir: &[u8]| {
+            let real = fs::canonicalize(bench.at(std::str::from_utf8(dir).unwrap())).ok()?;
+            Some(real.into_os_string().into_encoded_bytes())
+        };
+        assert!(leads_as_before(&before.search, real));
+
+        fs::remove_file(bench.at("link")).unwrap();
+        symlink("two", bench.at("link")).unwrap();
+        assert!(!leads_as_before(&before.search, real));
+        let after = bench.dialects.unit_again(&call, &before).await.unwrap();
+        assert_eq!(names(&after.search.angle[..2]), "one link");
+        assert!(leads_as_before(&after.search, real));
+    }
+}
+
 #[test]
 fn every_directory_counts() {
     let search = SearchDirs {
@@ -155,6 +181,7 @@ fn every_directory_counts() {
         angle: vec![b"a".to_vec()],
         frameworks: vec![],
         missing: vec![b"m".to_vec()],
+        ..SearchDirs::default()
     };
     let asked = Cell::new(0);
     assert!(is_current(&search, |dir| {

@@ -90,12 +90,17 @@ impl<'a, 's> Gather<'a, 's> {
             self.layout.walk(self.look, pwd)?;
         }
         self.searched.push(normal(b"", self.look));
-        for directory in compile.include_directories.iter().chain(&search.quote).chain(&search.angle) {
+        let named = compile.include_directories.iter().map(Vec::as_slice);
+        for directory in named.chain(search.present()) {
             self.searched.push(normal(directory, self.look));
             match self.layout.walk(self.look, directory) {
                 Ok(Place::Directory(real)) => self.searched.push(self.look.directory_path(real).to_vec()),
-                // It may become a directory, and no tree or list of the absent tells.
-                Ok(_) => self.complete = false,
+                // gcc says so in a warning, and no tree tells of it.
+                Ok(_) => {
+                    let shown = String::from_utf8_lossy(directory);
+                    let what = format_args!("{shown} is searched and no directory");
+                    return Err(Unknown::because(Obstacle::SpecialInput, what));
+                }
                 Err(_) => self.absent(directory),
             }
         }

@@ -26,7 +26,7 @@ use crate::{
     platform::tick_ns,
     requester::{
         Call,
-        dialects::{Dialects, is_current},
+        dialects::{Dialects, is_current, leads_as_before},
         files::Files,
         obstacle::Obstacle,
         sight::{FileId, Look, Nowhere, Place, Sight},
@@ -156,6 +156,13 @@ impl Parts {
     fn look(&self, call: &Call, unit: &Unit) -> Looked {
         let mut look = Look::new(&self.sight, &self.files, &call.cwd);
         if !is_current(&unit.search, |directory| matches!(look.at(directory), Ok(Place::Directory(_)))) {
+            return Looked::Stale;
+        }
+        let mut real = |directory: &[u8]| match look.at(directory) {
+            Ok(Place::Directory(found)) => Some(look.directory_path(found).to_vec()),
+            _ => None,
+        };
+        if !leads_as_before(&unit.search, &mut real) {
             return Looked::Stale;
         }
         let mut machine = Machine::new(&mut look, &self.texts);
