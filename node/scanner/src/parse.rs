@@ -142,7 +142,7 @@ impl<'a> Parser<'a, '_> {
     }
 
     fn pass_line(&mut self) {
-        let stop = |byte: &u8| matches!(byte, b'\n' | b'/' | b'"' | b'\'' | b'_' | b'p');
+        let stop = |byte: &u8| matches!(byte, b'\n' | b'/' | b'"' | b'\'' | b'_' | b'p' | b'o');
         while let Some(ahead) = self.lexer.rest().iter().position(stop) {
             self.lexer.at += ahead;
             match self.lexer.rest()[0] {
@@ -153,7 +153,7 @@ impl<'a> Parser<'a, '_> {
                 b'/' if self.lexer.comment() => {}
                 b'"' => self.string(),
                 b'\'' => self.apostrophe(),
-                b'_' | b'p' if self.begins_name() => self.name(),
+                b'_' | b'p' | b'o' if self.begins_name() => self.name(),
                 _ => self.lexer.at += 1,
             }
         }
@@ -220,8 +220,15 @@ impl<'a> Parser<'a, '_> {
         match &rest[..length] {
             b"_Pragma" => self.pragma_operator(),
             b"push_macro" | b"pop_macro" => self.odd().hidden_pragmas = true,
+            b"once" if self.is_sole_argument(length) => self.odd().hidden_pragmas = true,
             _ => {}
         }
+    }
+
+    /// Whether the word of this length just read stands alone in parentheses: a macro may make a pragma of it.
+    fn is_sole_argument(&self, length: usize) -> bool {
+        let (before, after) = (&self.lexer.text[..self.lexer.at - length], self.lexer.rest());
+        before.trim_ascii_end().ends_with(b"(") && after.trim_ascii_start().starts_with(b")")
     }
 
     /// After `_Pragma`.

@@ -332,7 +332,7 @@ impl<'a> Run<'a> {
             (odd.dollars && self.mode.assembler, "`$` in the name of a macro"),
             (odd.trigraphs, "trigraphs"),
             (odd.carriage_returns, "carriage returns alone"),
-            (odd.hidden_pragmas, "a macro may save or restore macros"),
+            (odd.hidden_pragmas, "a macro may make a pragma that changes what is read"),
             (self.mode.modules && loaded.text.flags.modules, "modules"),
         ];
         match reasons.iter().find(|(holds, _)| *holds) {

@@ -43,7 +43,7 @@ pub(crate) struct Odd {
     pub(crate) trigraphs: bool,
     /// A carriage return alone, which ends a line for some compilers only.
     pub(crate) carriage_returns: bool,
-    /// `push_macro` or `pop_macro` where a macro may make a pragma of it.
+    /// `push_macro`, `pop_macro` or `(once)` where a macro may make a pragma of it.
     pub(crate) hidden_pragmas: bool,
     /// A line comment in which another comment begins: it does where the language has no line comments.
     pub(crate) line_comments: bool,

@@ -414,6 +414,18 @@ fn pragmas_of_the_command_line() {
     }
 }
 
+/// A macro may make a pragma of its argument.
+#[test]
+fn pragmas_made_by_macros() {
+    let tree = Tree::new(&[
+        ("a.c", "#include \"x.h\"\n#include \"x.h\"\n"),
+        ("x.h", "#define P(x) _Pragma(#x)\nP( once )\n"),
+    ]);
+    for program in BOTH {
+        assert!(tree.scan(program, &[]).unwrap_err().to_string().contains("x.h"), "{program}");
+    }
+}
+
 #[test]
 fn import() {
     check(
@@ -532,7 +544,7 @@ fn what_is_not_decided() {
     check_refused(("a.c", "#if 0 || \\\n __LINE__\n#endif\n"), &[], "__LINE__");
     check_refused(("a.cc", "#if u8'a' > -1\n#endif\n"), &["-std=c++17"], "a condition");
     check_refused(("a.c", "#pragma include_alias(\"a.h\", \"b.h\")\n"), &[], "a directive");
-    check_refused(("a.c", "_Pragma\n(\"once\")\n"), &[], "restore macros");
-    check_refused(("a.c", "#define F(x)\nF(_Pragma(\"once\"))\n"), &[], "restore macros");
-    check_refused(("a.c", "#define P _Pragma(\"pop_macro(\\\"X\\\")\")\nP\n"), &[], "restore macros");
+    check_refused(("a.c", "_Pragma\n(\"once\")\n"), &[], "a macro may make a pragma");
+    check_refused(("a.c", "#define F(x)\nF(_Pragma(\"once\"))\n"), &[], "a macro may make a pragma");
+    check_refused(("a.c", "#define P _Pragma(\"pop_macro(\\\"X\\\")\")\nP\n"), &[], "a macro may make a pragma");
 }
