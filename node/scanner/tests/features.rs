@@ -546,5 +546,9 @@ fn what_is_not_decided() {
     check_refused(("a.c", "#pragma include_alias(\"a.h\", \"b.h\")\n"), &[], "a directive");
     check_refused(("a.c", "_Pragma\n(\"once\")\n"), &[], "a macro may make a pragma");
     check_refused(("a.c", "#define F(x)\nF(_Pragma(\"once\"))\n"), &[], "a macro may make a pragma");
-    check_refused(("a.c", "#define P _Pragma(\"pop_macro(\\\"X\\\")\")\nP\n"), &[], "a macro may make a pragma");
+    check_refused(
+        ("a.c", "#define P _Pragma(\"pop_macro(\\\"X\\\")\")\nP\n"),
+        &[],
+        "a macro may make a pragma",
+    );
 }
