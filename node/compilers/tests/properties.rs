@@ -98,7 +98,8 @@ proptest! {
             prop_assert!(is_subsequence(&args, &compile.argv));
             prop_assert_eq!(compile.argv.len(), args.len() + compile.presentation.len());
             if let Some(argv) = dependency_argv(&compile) {
-                prop_assert!(is_subsequence(&argv[1..], &args));
+                prop_assert!(argv.ends_with(&compile.dependency_args));
+                prop_assert!(is_subsequence(&compile.dependency_args, &args));
                 prop_assert!(argv.contains(&compile.source));
             }
         }
