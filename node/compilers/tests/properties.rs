@@ -98,8 +98,9 @@ proptest! {
             prop_assert!(is_subsequence(&args, &compile.argv));
             prop_assert_eq!(compile.argv.len(), args.len() + compile.presentation.len());
             if let Some(argv) = dependency_argv(&compile) {
-                prop_assert!(argv.ends_with(&compile.dependency_args));
-                prop_assert!(is_subsequence(&compile.dependency_args, &args));
+                // What asks for the list comes first.
+                let asking = if family == Family::Clang { 1 } else { 7 };
+                prop_assert!(is_subsequence(&argv[asking..], &args));
                 prop_assert!(argv.contains(&compile.source));
             }
         }
