@@ -447,14 +447,29 @@ fn stringify(tokens: &[Tok], run: &Run<'_>) -> Result<Tok, Undecided> {
         if at > 0 && token.space {
             text.push(b' ');
         }
-        let quoted = matches!(token.kind, Kind::String | Kind::Made | Kind::Char);
-        for &byte in run.state.tables.names.get(token.sym) {
-            if quoted && matches!(byte, b'"' | b'\\') {
-                text.push(b'\\');
-            }
-            text.push(byte);
+        let spelled = run.state.tables.names.get(token.sym);
+        match token.kind {
+            Kind::String | Kind::Made | Kind::Char => push_escaped(&mut text, spelled),
+            _ => text.extend_from_slice(spelled),
         }
     }
     text.push(b'"');
     Ok(Tok { sym: run.name(&text)?, kind: Kind::Made, space: false, painted: false })
+}
+
+/// A string literal of these bytes.
+pub(crate) fn quoted(bytes: &[u8]) -> Vec<u8> {
+    let mut text = vec![b'"'];
+    push_escaped(&mut text, bytes);
+    text.push(b'"');
+    text
+}
+
+fn push_escaped(text: &mut Vec<u8>, bytes: &[u8]) {
+    for &byte in bytes {
+        if matches!(byte, b'"' | b'\\') {
+            text.push(b'\\');
+        }
+        text.push(byte);
+    }
 }

@@ -8,7 +8,7 @@ use crate::{
     builtin,
     dialect::Answer,
     disk::{Disk, File},
-    expand::Expander,
+    expand::{Expander, quoted},
     expr,
     lex::Kind,
     load::{Cond, Full, Loaded, NOTHING, Op, Tok},
@@ -577,18 +577,6 @@ impl<'a> Run<'a> {
     pub(crate) fn refuse_other(&self, code: u32) -> Result<(), Undecided> {
         if code == OTHER { Err(self.unsupported("an include is no regular file")) } else { Ok(()) }
     }
-}
-
-fn quoted(path: &[u8]) -> Vec<u8> {
-    let mut text = vec![b'"'];
-    for &byte in path {
-        if matches!(byte, b'"' | b'\\') {
-            text.push(b'\\');
-        }
-        text.push(byte);
-    }
-    text.push(b'"');
-    text
 }
 
 fn missing(name: &[u8], by: &str) -> Undecided {

@@ -366,4 +366,4 @@ fn path(bytes: &[u8]) -> PathBuf {
 
 #[cfg(test)]
 #[path = "call_tests.rs"]
-mod tests;
+pub(super) mod tests;

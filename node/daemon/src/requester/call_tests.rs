@@ -28,28 +28,30 @@ impl Bench {
     }
 
     fn understand(&self, words: &str) -> Result<Call, Unknown> {
-        let argv: Vec<Vec<u8>> = words.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-        let program = match argv[0].first() {
-            Some(b'/') => path(&argv[0]),
-            _ => self.dir.path().join(path(&argv[0])),
-        };
-        let request = Request {
-            program: program.into_os_string().into_vec(),
-            argv,
-            cwd: self.dir.path().canonicalize().unwrap().into_os_string().into_vec(),
-            env: vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())],
-            ..Request::default()
-        };
-        let compilers = Compilers {
-            toolchains: &self.toolchains,
-            stand_ins: &self.stand_ins,
-            locales: &Locales::default(),
-        };
-        match understand(&request, compilers) {
-            Understood::Call(call) => Ok(*call),
-            Understood::Local(why) => Err(why),
-            Understood::Other(what) => panic!("{what}"),
-        }
+        let name = words.split(' ').next().unwrap();
+        understood(self.dir.path(), &self.dir.path().join(name), words, &self.toolchains, &self.stand_ins)
+    }
+}
+
+/// What becomes of `words`, by which `program` is called in `dir`.
+pub(in crate::requester) fn understood(
+    dir: &Path,
+    program: &Path,
+    words: &str,
+    toolchains: &ToolchainIndex,
+    stand_ins: &StandIns,
+) -> Result<Call, Unknown> {
+    let request = Request {
+        program: program.as_os_str().as_bytes().to_vec(),
+        argv: words.split(' ').map(|word| word.as_bytes().to_vec()).collect(),
+        cwd: dir.canonicalize().unwrap().into_os_string().into_vec(),
+        env: vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())],
+        ..Request::default()
+    };
+    match understand(&request, Compilers { toolchains, stand_ins, locales: &Locales::default() }) {
+        Understood::Call(call) => Ok(*call),
+        Understood::Local(why) => Err(why),
+        Understood::Other(what) => panic!("{what}"),
     }
 }
 

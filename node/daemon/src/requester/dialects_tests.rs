@@ -1,11 +1,14 @@
-use std::{cell::Cell, fs, os::unix::fs::symlink, path::PathBuf};
-
-use barn_wrapper::messages::Request;
+use std::{
+    cell::Cell,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
 
 use super::*;
 use crate::{
-    requester::call::{Compilers, Understood, understand},
-    toolchain::{ToolchainIndex, locale::Locales, stand_in::StandIns},
+    requester::call::tests::understood,
+    toolchain::{ToolchainIndex, stand_in::StandIns},
 };
 
 /// A directory in which compilers are called.
@@ -29,24 +32,8 @@ impl Bench {
     }
 
     fn call(&self, words: &str) -> Call {
-        let program = words.split(' ').next().unwrap();
-        let request = Request {
-            argv: words.split(' ').map(|word| word.as_bytes().to_vec()).collect(),
-            program: format!("/usr/bin/{program}").into_bytes(),
-            cwd: self.dir.path().canonicalize().unwrap().into_os_string().into_vec(),
-            env: vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())],
-            ..Request::default()
-        };
-        let compilers = Compilers {
-            toolchains: &self.toolchains,
-            stand_ins: &self.stand_ins,
-            locales: &Locales::default(),
-        };
-        match understand(&request, compilers) {
-            Understood::Call(call) => *call,
-            Understood::Local(why) => panic!("{why:?}"),
-            Understood::Other(what) => panic!("{what}"),
-        }
+        let program = Path::new("/usr/bin").join(words.split(' ').next().unwrap());
+        understood(self.dir.path(), &program, words, &self.toolchains, &self.stand_ins).unwrap()
     }
 
     async fn unit(&self, words: &str) -> Unit {

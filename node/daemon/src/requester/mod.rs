@@ -125,18 +125,15 @@ struct Prepared {
 }
 
 impl Prepared {
+    fn new(call: Arc<Call>, manifest_key: Digest, inputs: Inputs, claim: Arc<Claim>) -> Self {
+        let mut action = call.stem.clone();
+        action.inputs = inputs.tree.clone();
+        Self { key: action.key(), action, manifest_key, inputs, call, claim }
+    }
+
     /// The same compile with other inputs.
     fn with(&self, inputs: Inputs) -> Self {
-        let mut action = self.action.clone();
-        action.inputs = inputs.tree.clone();
-        Self {
-            call: self.call.clone(),
-            key: action.key(),
-            action,
-            manifest_key: self.manifest_key,
-            inputs,
-            claim: self.claim.clone(),
-        }
+        Self::new(self.call.clone(), self.manifest_key, inputs, self.claim.clone())
     }
 }
 
@@ -205,10 +202,7 @@ impl Requester {
             story.tell(format!("asked the compiler what it includes: {} ({})", why.detail, why.name));
         }
         self.count_call(&call);
-        let mut action = call.stem.clone();
-        action.inputs = inputs.tree.clone();
-        let prepared =
-            Arc::new(Prepared { key: action.key(), action, manifest_key: looked_up, inputs, call, claim });
+        let prepared = Arc::new(Prepared::new(call, looked_up, inputs, claim));
         story.tell(format!("found {} inputs; action {}", prepared.inputs.witnesses.len(), prepared.key));
         let this = self.clone();
         let known = prepared.clone();

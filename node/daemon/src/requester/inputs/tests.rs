@@ -1,20 +1,14 @@
-use std::{
-    fs,
-    os::unix::{ffi::OsStringExt as _, fs::symlink},
-    time::Duration,
-};
-
-use barn_wrapper::messages::Request;
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use super::*;
 use crate::{
     requester::{
-        call::{Compilers, Understood, understand},
+        call::tests::understood,
         inputs::{dependency_run::DependencyRun, scan::IncludeScan, texts::Texts},
         sight::Sight,
     },
     stats::Stats,
-    toolchain::{ToolchainIndex, locale::Locales, stand_in::StandIns},
+    toolchain::{ToolchainIndex, stand_in::StandIns},
 };
 
 /// A directory of sources, and gcc called in it.
@@ -72,27 +66,12 @@ impl Bench {
 
     async fn find(&self, arguments: &str) -> Result<Inputs, Unknown> {
         let words = format!("gcc {arguments}");
-        let request = Request {
-            argv: words.split(' ').map(|word| word.as_bytes().to_vec()).collect(),
-            program: b"/usr/bin/gcc".to_vec(),
-            cwd: self.dir.path().canonicalize().unwrap().into_os_string().into_vec(),
-            env: vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())],
-            ..Request::default()
-        };
-        let compilers = Compilers {
-            toolchains: &self.toolchains,
-            stand_ins: &self.stand_ins,
-            locales: &Locales::default(),
-        };
-        let call = match understand(&request, compilers) {
-            Understood::Call(call) => call,
-            Understood::Local(why) => panic!("{why:?}"),
-            Understood::Other(what) => panic!("{what}"),
-        };
+        let program = Path::new("/usr/bin/gcc");
+        let call = understood(self.dir.path(), program, &words, &self.toolchains, &self.stand_ins).unwrap();
         match &self.finder {
-            Finder::Compiler(finder) => finder.find(Arc::new(*call)).await,
+            Finder::Compiler(finder) => finder.find(Arc::new(call)).await,
             Finder::Scanner(finder) => {
-                let found = finder.find(Arc::new(*call)).await;
+                let found = finder.find(Arc::new(call)).await;
                 if let Ok(Inputs { not_scanned: Some(why), .. }) = &found {
                     panic!("{arguments}: the compiler was asked: {why:?}");
                 }
