@@ -95,7 +95,12 @@ impl Host {
     /// `XDG_RUNTIME_DIR`, `USER`, `LANG`, and `BARN_NO_START=1`, because a node that was killed shall stay dead.
     /// Only `TERM` and `BARN_LOG` come from the owner's environment.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<HostCommand> {
-        let doors = self.group.doors()?;
+        self.command_with_cores_of(self, program)
+    }
+
+    /// The same, but it uses the cores of another host: as if that one had this one's files.
+    pub fn command_with_cores_of(&self, other: &Host, program: impl AsRef<OsStr>) -> Result<HostCommand> {
+        let doors = other.group.doors()?;
         let mut command = HostCommand::new(program.as_ref(), &self.home(), self.rooms.clone(), doors)
             .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", self.bin_dir.display()))
             .env("HOME", self.home())

@@ -8,7 +8,7 @@ use barn_testnet::{HostSpec, Office, OfficeSpec};
 use clap::Args;
 
 use super::report::{Report, Section};
-use super::rivals::{self, Settings, Tool};
+use super::rivals::{self, Settings, Tool, Way};
 use super::turn::{Stage, Turn};
 use super::{bin_dir, check_names, cold, machine, measured_host, sccache_dir, with_sccache};
 use crate::cli::Failure;
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Options {
     /// Projects to build: abseil (C++), libgit2 (C), store (both)
     #[arg(long, value_delimiter = ',', default_value = "abseil,libgit2")]
     projects: Vec<String>,
-    /// Only these of bare, barn, icecream, distcc, pump and sccache [default: all]
+    /// Only these of bare, hand, barn, icecream, distcc, pump and sccache [default: all]
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Rounds; in each, every tool builds everything once
@@ -115,7 +115,7 @@ fn build_all(
     // The bare compiler always builds: its time is the ideal, its objects are what others are compared with.
     let wanted = |tool: &dyn Tool| {
         options.only.is_empty()
-            || !tool.is_distributed()
+            || tool.way() == Way::Alone
             || options.only.iter().any(|name| name == tool.name())
     };
     let tools = rivals::all(settings).into_iter().filter(|tool| wanted(tool.as_ref()));

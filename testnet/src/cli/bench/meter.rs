@@ -33,7 +33,7 @@ pub(super) struct Batch {
 }
 
 /// How it went.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Report {
     /// From the first start to the last end, in seconds.
     pub(super) wall_s: f64,
@@ -51,6 +51,8 @@ pub(super) struct Report {
 /// The end of one command.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct End {
+    /// Which of the batch.
+    pub(super) command: usize,
     /// When, by the machine's clock, in seconds since 1970.
     pub(super) at_s: f64,
     /// CPU seconds of the command and of everything it waited for.
@@ -69,10 +71,23 @@ impl Batch {
         variables: &[(String, String)],
         limit: Duration,
     ) -> Result<Report, Failure> {
+        self.run_with_cores_of(host, host, dir, variables, limit)
+    }
+
+    /// The same, on another host's cores.
+    pub(super) fn run_with_cores_of(
+        &self,
+        other: &Host,
+        host: &Host,
+        dir: &Path,
+        variables: &[(String, String)],
+        limit: Duration,
+    ) -> Result<Report, Failure> {
         let mut order = tempfile::tempfile()?;
         order.write_all(&serde_json::to_vec(self)?)?;
         order.rewind()?;
-        let mut command = host.command(std::env::current_exe()?)?.arg("meter").current_dir(dir).stdin(order);
+        let meter = host.command_with_cores_of(other, std::env::current_exe()?)?;
+        let mut command = meter.arg("meter").current_dir(dir).stdin(order);
         for (name, value) in variables {
             command = command.env(name, value);
         }
@@ -99,7 +114,9 @@ fn measure(batch: &Batch) -> Result<Report, Failure> {
     let quiet = File::options().read(true).write(true).open("/dev/null")?;
     let work = || -> std::io::Result<(Duration, Vec<End>)> {
         let (mut sum, mut ends) = (Duration::ZERO, Vec::new());
-        while let Some(command) = batch.commands.get(next.fetch_add(1, Ordering::Relaxed)) {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(command) = batch.commands.get(number) else { return Ok((sum, ends)) };
             batch.outputs.iter().try_for_each(|path| remove(path))?;
             let start = Instant::now();
             let (success, cpu) = run(command, &quiet)?;
@@ -107,9 +124,8 @@ fn measure(batch: &Batch) -> Result<Report, Failure> {
             if !success {
                 failed.fetch_add(1, Ordering::Relaxed);
             }
-            ends.push(End { at_s: now(), cpu_s: cpu.as_secs_f64() });
+            ends.push(End { command: number, at_s: now(), cpu_s: cpu.as_secs_f64() });
         }
-        Ok((sum, ends))
     };
     let start = Instant::now();
     let (each, mut ends) = thread::scope(|scope| -> Result<(Duration, Vec<End>), Failure> {

@@ -15,6 +15,7 @@ mod reap;
 mod remote;
 mod report;
 mod rivals;
+mod spread;
 mod turn;
 mod usage;
 mod warm;

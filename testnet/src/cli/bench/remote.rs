@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::figures::Figures;
 use super::meter::BATCH_LIMIT;
-use super::rivals::{self, Settings, Tool};
+use super::rivals::{self, Settings, Tool, Way};
 use super::turn::{Stage, Turn};
 use super::{bin_dir, check_names, machine, measured_host, sccache_dir, with_sccache};
 use crate::cli::Failure;
@@ -72,8 +72,10 @@ pub(in crate::cli) fn run(options: &Options) -> Result<(), Failure> {
         options.requester_cpus, options.workers, options.worker_cpus, options.slots
     );
     println!("project        {project}");
-    let wanted =
-        |tool: &dyn Tool| options.only.is_empty() || options.only.iter().any(|name| name == tool.name());
+    let wanted = |tool: &dyn Tool| {
+        tool.way() != Way::ByHand
+            && (options.only.is_empty() || options.only.iter().any(|name| name == tool.name()))
+    };
     let settings =
         Settings { slots: options.slots, barn_slots: Some(options.slots), sccache: sccache.as_deref() };
     let mut all: Vec<Contender> = rivals::all(settings)
@@ -101,7 +103,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<(), Failure> {
 
 fn print(all: &[Contender], options: &Options, units: usize) {
     let cores = options.cores();
-    let bare = all.iter().find(|contender| !contender.tool.is_distributed());
+    let bare = all.iter().find(|contender| contender.tool.way() == Way::Alone);
     let bare_cpu =
         bare.map(|contender| contender.figures(options, |turn| turn.requester_s)).unwrap_or_default();
     let ideal_s = bare_cpu.median() / cores;

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::figures::Figures;
 use super::mesh::Contender;
 use super::plot::{self, Panel};
+use super::rivals::Way;
 use super::turn::{Stage, Turn};
 use super::versions;
 use crate::cli::Failure;
@@ -58,9 +59,13 @@ impl Section {
 
     /// Seconds that one machine with all the office's cores takes; NaN if it could not build.
     fn ideal_s(&self) -> f64 {
-        let bare = self.all.iter().find(|contender| !contender.tool.is_distributed());
-        let wall = bare.map_or(f64::NAN, |bare| self.of(bare, |turn| turn.wall_s).median());
-        wall * self.alone / self.cores()
+        self.wall_s(Way::Alone) * self.alone / self.cores()
+    }
+
+    /// Seconds that the build took this way; NaN if it did not.
+    fn wall_s(&self, way: Way) -> f64 {
+        let found = self.all.iter().find(|contender| contender.tool.way() == way);
+        found.map_or(f64::NAN, |found| self.of(found, |turn| turn.wall_s).median())
     }
 
     fn cores(&self) -> f64 {
@@ -94,7 +99,7 @@ impl Section {
 
     fn picture(&self) -> String {
         let mut panels = Vec::new();
-        for contender in self.all.iter().filter(|contender| contender.tool.is_distributed()) {
+        for contender in self.all.iter().filter(|contender| contender.tool.way() != Way::Alone) {
             if let Some(turn) = contender.turns.last() {
                 let share = self.ideal_s() / turn.wall_s;
                 let title =
@@ -107,8 +112,8 @@ impl Section {
 
     fn markdown(&self) -> String {
         let mut text = format!("### {}\n\n{}.\n\n", self.headline(), self.project.replace("\n    ", "; "));
-        text += "| | wall s | of ideal | requester CPU s | for a compile, ms | sent MB | received MB | later KB | remote | as local | quiet |\n\
-                 |---|---|---|---|---|---|---|---|---|---|---|\n";
+        text += "| | wall s | of ideal | of attainable | requester CPU s | for a compile, ms | workers' CPU s | sent MB | received MB | later KB | remote | as local | quiet |\n\
+                 |---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
         for contender in &self.all {
             text += &self.row(contender);
         }
@@ -127,20 +132,29 @@ impl Section {
     fn row(&self, contender: &Contender) -> String {
         let alone = format!("one machine, {} cores", self.alone);
         let tool = contender.tool.as_ref();
-        let name = if tool.is_distributed() { tool.name() } else { &alone };
+        let by_hand = format!("{} machines, nothing between", self.hosts.len());
+        let name = match tool.way() {
+            Way::Alone => &alone,
+            Way::ByHand => &by_hand,
+            Way::Itself => tool.name(),
+        };
         if contender.turns.is_empty() {
             let trouble = contender.trouble.as_deref().unwrap_or("no turn").replace(['\n', '|'], " ");
             return format!("| {name} | failed: {trouble} |\n");
         }
         let of = |what: fn(&Turn) -> f64| self.of(contender, what).median();
         let mut row = format!("| {name} | {:.1} | {:.2} ", of(|turn| turn.wall_s), self.share(contender));
+        let attained = self.wall_s(Way::ByHand) / of(|turn| turn.wall_s);
         let cpu = of(|turn| turn.requester_s);
+        let workers = of(|turn| turn.workers_s);
         // Writing to a string cannot fail.
-        let _ = match tool.is_distributed() {
-            false => write!(row, "| {cpu:.1} | | | | | | "),
-            true => write!(
+        let _ = match tool.way() {
+            Way::Alone => write!(row, "| | {cpu:.1} | | | | | | | "),
+            Way::ByHand => write!(row, "| {attained:.2} | {cpu:.1} | | {workers:.1} | | | | | "),
+            Way::Itself => write!(
                 row,
-                "| {cpu:.1} | {:.1} + {:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {} ",
+                "| {} | {cpu:.1} | {:.1} + {:.1} | {workers:.1} | {:.1} | {:.1} | {:.1} | {:.0} | {} ",
+                if attained.is_nan() { String::new() } else { format!("{attained:.2}") },
                 of(Turn::command_ms),
                 of(Turn::daemons_ms),
                 of(|turn| turn.traffic.sent as f64 / 1e6),
@@ -190,13 +204,13 @@ impl Report {
             }
             text +=
                 &format!("\n### {name}: share of the ideal by the number of hosts\n\n| hosts | ideal s |");
-            let tools = own[0].all.iter().filter(|contender| contender.tool.is_distributed());
+            let tools = own[0].all.iter().filter(|contender| contender.tool.way() != Way::Alone);
             let tools: Vec<&str> = tools.map(|contender| contender.tool.name()).collect();
             text += &tools.iter().map(|tool| format!(" {tool} s | of ideal |")).collect::<String>();
             text += &format!("\n|---|---|{}\n", "---|---|".repeat(tools.len()));
             for section in own {
                 text += &format!("| {} | {:.1} |", section.hosts.len(), section.ideal_s());
-                for contender in section.all.iter().filter(|contender| contender.tool.is_distributed()) {
+                for contender in section.all.iter().filter(|contender| contender.tool.way() != Way::Alone) {
                     let wall = section.of(contender, |turn| turn.wall_s).median();
                     text += &format!(" {wall:.1} | {:.2} |", section.share(contender));
                 }
@@ -233,7 +247,9 @@ fn splice(document: &str, text: &str) -> Option<String> {
 }
 
 const EXPLAINED: &str = "\
-*Of ideal*: the wall time of one machine with all the cores, divided by the tool's. *Requester CPU*: all of the requester's \
+*Of ideal*: the wall time of one machine with all the cores, divided by the tool's. *Of attainable*: the same with the time \
+that these hosts take when nothing has to be sent, found or decided (*nothing between*): the benchmark itself runs one \
+compile at a time in every host's control group, on the requester's files, the longest first. *Requester CPU*: all of the requester's \
 cgroup, from before the build until 2 s after it. *For a compile*: of that, the median of the command itself (what the build \
 system starts, and what that waits for) + the mean of the tool's daemons. *Sent*, *received*: what passed the requester's \
 cable, with all headers. *Later*: sent for each compile after the first ten. *As local*: objects equal, byte by byte, to those \

@@ -1,5 +1,6 @@
 //! One turn of one tool: started, warmed up, let build everything, measured, ended.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -8,10 +9,10 @@ use barn_testnet::{Host, Office, Traffic};
 
 use super::meter::{Batch, End};
 use super::objects::Objects;
-use super::rivals::{Served, Tool};
+use super::rivals::{Served, Tool, Way};
 use super::warm::Warm;
 use super::watch::{self, Sample};
-use super::{compile, through, usage};
+use super::{compile, spread, through, usage};
 use crate::cli::Failure;
 use crate::cli::project::Project;
 
@@ -40,6 +41,8 @@ pub(super) struct Stage<'a> {
     pub(super) limit: Duration,
     /// Builds so far: a number in the arguments makes each one's objects unknown to every cache.
     nonce: usize,
+    /// CPU seconds of each compile of the project when one machine built it.
+    lengths: BTreeMap<usize, f64>,
     warm: Warm,
 }
 
@@ -72,7 +75,7 @@ impl<'a> Stage<'a> {
         limit: Duration,
     ) -> Result<Stage<'a>, Failure> {
         let warm = Warm::write(&office[0].home().join("warm"))?;
-        Ok(Stage { office, bare_cpus: cpus[0], cpus, jobs, limit, nonce: 0, warm })
+        Ok(Stage { office, bare_cpus: cpus[0], cpus, jobs, limit, nonce: 0, lengths: BTreeMap::new(), warm })
     }
 
     /// Starts a tool, warms it up, lets it build everything, and ends it with all it left on the hosts.
@@ -87,7 +90,7 @@ impl<'a> Stage<'a> {
     }
 
     fn measured(&mut self, project: &Project, tool: &mut dyn Tool) -> Result<Turn, Failure> {
-        if !tool.is_distributed() {
+        if tool.way() == Way::Alone {
             self.office[0].slow(Some(self.bare_cpus))?;
         }
         tool.start(self.office)?;
@@ -97,13 +100,18 @@ impl<'a> Stage<'a> {
         let variables = tool.variables(self.office);
         let (served, traffic) = (tool.served(self.office)?, self.office[0].traffic()?);
         let (before, machine) = (self.usage()?, usage::of_machine()?);
-        let (report, samples) =
-            watch::during(self.office, || batch.run(&self.office[0], project.dir(), &variables, self.limit))?;
+        let (report, samples) = watch::during(self.office, || match tool.way() {
+            Way::ByHand => spread::run(self.office, &batch, project.dir(), &self.lengths, self.limit),
+            Way::Alone | Way::Itself => batch.run(&self.office[0], project.dir(), &variables, self.limit),
+        })?;
         let (after, machine_after) = (self.usage()?, usage::of_machine()?);
         thread::sleep(SETTLE);
         let (settled, passed) = (self.usage()?, self.office[0].traffic()?);
         if report.failed > 0 {
             return Err(format!("{} of {} compiles failed", report.failed, project.units().len()).into());
+        }
+        if tool.way() == Way::Alone {
+            self.lengths = report.ends.iter().map(|end| (end.command, end.cpu_s)).collect();
         }
         let used: Vec<f64> = settled.iter().zip(&before).map(|(after, before)| after - before).collect();
         let meanwhile: f64 = after.iter().sum::<f64>() - before.iter().sum::<f64>();
@@ -129,7 +137,7 @@ impl<'a> Stage<'a> {
     /// Meanwhile the quotas are lifted, for fetching a compiler takes long on a fifth of a core; one more pass under the
     /// quotas shows the tool how quick the hosts really are.
     fn warm_up(&mut self, project: &Project, tool: &dyn Tool) -> Result<(), Failure> {
-        if !tool.is_distributed() {
+        if tool.way() != Way::Itself {
             return Ok(());
         }
         self.office.hosts().iter().try_for_each(|host| host.slow(None))?;
@@ -181,7 +189,7 @@ impl<'a> Stage<'a> {
         }
         // Without help from others, more at once than the cores can use only costs memory.
         let alone = (self.bare_cpus.ceil() as usize).max(2);
-        let jobs = if tool.is_distributed() { self.jobs } else { alone };
+        let jobs = if tool.way() == Way::Itself { self.jobs } else { alone };
         Ok(Batch { commands, jobs, outputs: Vec::new() })
     }
 
@@ -209,7 +217,7 @@ impl<'a> Stage<'a> {
 
 /// The objects a build made; that they are missing, or differ where they must not, is a failure.
 fn judged(project: &Project, tool: &dyn Tool) -> Result<Objects, Failure> {
-    if !tool.is_distributed() {
+    if tool.way() == Way::Alone {
         Objects::keep_as_local(project)?;
         return Ok(Objects { all: project.units().len(), missing: 0, equal: Some(project.units().len()) });
     }

@@ -29,6 +29,17 @@ const NOBODY: &str = "nobody";
 /// Compiles done by each worker so far, by its name.
 pub(super) type Served = BTreeMap<String, u64>;
 
+/// Who brings the compiles of a build to the cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Nobody: one machine has all the cores of the office.
+    Alone,
+    /// The benchmark: it runs compiles in the control group of every host, and nothing is sent.
+    ByHand,
+    /// The tool.
+    Itself,
+}
+
 /// A way to build on several hosts; the first is the requester.
 pub(super) trait Tool {
     fn name(&self) -> &'static str;
@@ -48,9 +59,9 @@ pub(super) trait Tool {
         false
     }
 
-    /// Whether it uses other hosts.
-    fn is_distributed(&self) -> bool {
-        true
+    /// Who brings the compiles to the cores.
+    fn way(&self) -> Way {
+        Way::Itself
     }
 
     /// Starts what it needs on all hosts, and waits until it is ready.
@@ -83,7 +94,8 @@ pub(super) struct Settings<'a> {
 pub(super) fn all(settings: Settings<'_>) -> Vec<Box<dyn Tool>> {
     let slots = settings.slots;
     vec![
-        Box::new(Bare),
+        Box::new(Bare { name: "bare", way: Way::Alone }),
+        Box::new(Bare { name: "hand", way: Way::ByHand }),
         Box::new(barn::Barn::new(settings.barn_slots)),
         Box::new(icecream::Icecream::new(slots)),
         Box::new(distcc::Distcc::plain(slots)),
@@ -93,14 +105,17 @@ pub(super) fn all(settings: Settings<'_>) -> Vec<Box<dyn Tool>> {
 }
 
 /// The names of all, for messages.
-pub(super) const NAMES: [&str; 6] = ["bare", "barn", "icecream", "distcc", "pump", "sccache"];
+pub(super) const NAMES: [&str; 7] = ["bare", "hand", "barn", "icecream", "distcc", "pump", "sccache"];
 
-/// The compiler on the requester alone.
-struct Bare;
+/// The compiler with nothing before it.
+struct Bare {
+    name: &'static str,
+    way: Way,
+}
 
 impl Tool for Bare {
     fn name(&self) -> &'static str {
-        "bare"
+        self.name
     }
 
     fn launcher(&self) -> Vec<String> {
@@ -111,8 +126,8 @@ impl Tool for Bare {
         true
     }
 
-    fn is_distributed(&self) -> bool {
-        false
+    fn way(&self) -> Way {
+        self.way
     }
 
     fn start(&mut self, _office: &Office) -> Result<(), Failure> {
