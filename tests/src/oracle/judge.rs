@@ -24,6 +24,9 @@ use super::{
 /// How often a unit may come back with questions; each time it knows more.
 const QUESTIONS_MAX: usize = 8;
 
+/// Read by the C library for `__DATE__` and `__TIME__`. A unit with those is compiled where it is asked for and never kept.
+const TIME_ZONE: &str = "/etc/localtime";
+
 /// What became of one unit.
 #[derive(Debug)]
 pub enum Verdict {
@@ -199,6 +202,9 @@ fn compare(cwd: &Path, trace: &Trace, scan: &Scan, missing_dirs: &[Vec<u8>]) -> 
         real_touched = unnamed.iter().filter_map(real).collect();
     }
     for path in unnamed {
+        if path == Path::new(TIME_ZONE) && named.iter().any(|path| tells_time(path)) {
+            continue;
+        }
         match real(&path).is_some_and(|real| real_named.contains(&real)) {
             true => found.respelled += 1,
             false => found.missing.push(path),
@@ -229,6 +235,11 @@ fn compare(cwd: &Path, trace: &Trace, scan: &Scan, missing_dirs: &[Vec<u8>]) -> 
         }
     }
     found
+}
+
+/// Whether a file has macros of time, by the look of the node, which then says `time-macros`.
+fn tells_time(path: &Path) -> bool {
+    fs::read(path).is_ok_and(|text| barn_compilers::directives::scan(&text).time_macros)
 }
 
 /// A path at which nothing is, with the links of its deepest directory that exists followed.
@@ -270,6 +281,20 @@ mod tests {
         check(&["/nowhere/a.h"], &[], &["./a.h"], &[], [&[], &[], &[]]);
         check(&["/nowhere/a.h", "/b.h"], &[], &["a.h"], &[], [&["/b.h"], &[], &[]]);
         check(&[], &["/x/a.h"], &["/b.h"], &["/y/a.h"], [&[], &["/x/a.h"], &["/b.h"]]);
+    }
+
+    #[test]
+    fn the_time_zone_is_read_for_macros_of_time_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (dated, plain) =
+            (file("dated.c", "const char *d = __DATE__;"), file("plain.c", "/* __DATE__ */"));
+        check(&[TIME_ZONE, &dated], &[], &[&dated], &[], [&[], &[], &[]]);
+        check(&[TIME_ZONE, &plain], &[], &[&plain], &[], [&[TIME_ZONE], &[], &[]]);
     }
 
     #[test]
