@@ -1,6 +1,6 @@
 //! The daemon: a node put together, and the loop that listens to the mesh.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use barn_cache::{Limits, Store};
 use barn_mesh::{Listen, Mesh, MeshConfig, MeshEvent, RosterCell};
@@ -17,6 +17,7 @@ use crate::{
         dispatch::Dispatch,
         files::Files,
         inputs::{scan::IncludeScan, texts::Texts},
+        recollection,
         sight::Sight,
     },
     session::Door,
@@ -28,6 +29,8 @@ use crate::{
 
 /// How often counters are written to disk.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
+/// How often what is known of files is written to disk, if more was read. It is also written at the end.
+const RECORD_EVERY: Duration = Duration::from_secs(600);
 /// How often the advert is renewed although nothing changed.
 const ADVERTISE_EVERY: Duration = Duration::from_secs(5);
 /// How often what is over a limit or too old is removed. Puts and actions do so as well; this is for quiet times.
@@ -78,6 +81,7 @@ pub async fn run(setup: Setup, peers: Vec<SocketAddr>) -> Result<(), NodeError> 
         () = keep_advertising(&node) => {}
         () = keep_saving(&node) => {}
         () = keep_tidy(&node) => {}
+        () = keep_recording(&node) => {}
         () = node.stopped() => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
@@ -86,6 +90,7 @@ pub async fn run(setup: Setup, peers: Vec<SocketAddr>) -> Result<(), NodeError> 
     let _ = std::fs::remove_file(path);
     node.worker.close();
     node.stats.save();
+    record(&node);
     node.mesh.shutdown().await;
     Ok(())
 }
@@ -106,6 +111,7 @@ async fn start(
     let stats = Arc::new(Stats::open(setup.home.stats_path()));
     let history = Arc::new(History::default());
     let (files, sight) = (Arc::new(Files::default()), Arc::new(Sight::default()));
+    let texts = Arc::new(Texts::default());
     let index = Arc::new(ToolchainIndex::open(&setup.home.toolchains_dir()));
     let shelf = Arc::new(Shelf::open(setup.home.clone(), store.clone()));
     let stand_ins = Arc::new(StandIns::new(&setup.config.toolchain, shelf.clone()));
@@ -131,15 +137,18 @@ async fn start(
         stand_ins: stand_ins.clone(),
         locales: Locales::default(),
         files: files.clone(),
+        texts: texts.clone(),
         sight: sight.clone(),
         writers: Arc::default(),
-        finder: IncludeScan::new(files, sight, Arc::new(Texts::default()), stats.clone(), cores as usize + 1),
+        finder: IncludeScan::new(files, sight, texts, stats.clone(), cores as usize + 1),
         stats: stats.clone(),
         history: history.clone(),
     });
     let (home, archives) = (setup.home.clone(), store.clone());
-    // Compiles need not wait for it: they are local until it is done.
+    // Compiles need not wait for either: they are local, and files are read, until it is done.
     tokio::task::spawn_blocking(move || stand_ins.read(&home, &archives));
+    let (path, recalling) = (setup.home.recollection_path(), requester.clone());
+    tokio::task::spawn_blocking(move || recall(&path, &recalling));
     let node = Node {
         id: identity.id(),
         roster,
@@ -248,5 +257,38 @@ async fn keep_tidy(node: &Arc<Node>) {
             Ok(_) => {}
             Err(_) => tracing::warn!("a turn of tidying panicked"),
         }
+    }
+}
+
+async fn keep_recording(node: &Arc<Node>) {
+    let mut recorded = 0;
+    loop {
+        tokio::time::sleep(RECORD_EVERY).await;
+        let reads = node.requester.files.reads();
+        if reads != recorded {
+            let node = node.clone();
+            // If it panics, it is tried again with the next read.
+            let _ = tokio::task::spawn_blocking(move || record(&node)).await;
+            recorded = reads;
+        }
+    }
+}
+
+/// Writes down what is known of files. Without it the next node reads them again, so a failure is only told.
+fn record(node: &Node) {
+    let (home, requester) = (&node.setup.home, &node.requester);
+    let path = home.recollection_path();
+    let recorded = recollection::record(&requester.files, &requester.texts)
+        .map_err(|error| error.to_string())
+        .and_then(|bytes| home.replace(&path, &bytes, 0o600).map_err(|error| error.to_string()));
+    if let Err(error) = recorded {
+        tracing::warn!(path = %path.display(), error, "what is known of files is not kept");
+    }
+}
+
+fn recall(path: &Path, requester: &Requester) {
+    match recollection::recall(path, &requester.files, &requester.texts) {
+        Ok(found) => tracing::debug!(found, "took up what was known of files"),
+        Err(error) => tracing::warn!(path = %path.display(), %error, "cannot read what was known of files"),
     }
 }

@@ -10,6 +10,7 @@
 //!   cache/              the store (see docs/cache.md)
 //!   toolchains/         descriptions of the toolchains known here
 //!   incoming/           parts of toolchains on their way
+//!   recollection        digests and texts of files, for the next start
 //!   stats.json          the counters of `barn stats`
 //!   node.log            what a node in the background says
 //! ```
@@ -99,6 +100,11 @@ impl Home {
     /// The counters' file.
     pub fn stats_path(&self) -> PathBuf {
         self.dir.join("stats.json")
+    }
+
+    /// What the next node shall know of files.
+    pub fn recollection_path(&self) -> PathBuf {
+        self.dir.join("recollection")
     }
 
     /// Where a node in the background writes its log.

@@ -14,10 +14,15 @@ use std::{
         unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
     },
     path::Path,
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use barn_protocol::{Digest, action::Blob, limits::BLOB_BYTES_MAX};
+
+use serde::{Deserialize, Serialize};
 
 use crate::platform::{is_fine, tick_ns};
 
@@ -31,7 +36,7 @@ const RACY_NS: i128 = 2_000_000_000;
 const SECOND_NS: i128 = 1_000_000_000;
 
 /// What `stat` says of the contents of a file or directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
     dev: u64,
     ino: u64,
@@ -89,7 +94,7 @@ impl Signature {
 }
 
 /// A file as an input: its contents and how to see that they are still the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// Its contents.
     pub blob: Blob,
@@ -104,6 +109,7 @@ pub struct Known {
 #[derive(Debug, Default)]
 pub struct Files {
     known: Mutex<HashMap<Box<[u8]>, Known>>,
+    reads: AtomicU64,
 }
 
 impl Files {
@@ -136,6 +142,27 @@ impl Files {
         same && (!known.racy || self.is_still(path, &known.blob.digest))
     }
 
+    /// How many files were read so far.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// All whose signatures can be trusted, to be remembered beyond this process.
+    pub(super) fn lasting(&self) -> Vec<(Box<[u8]>, Known)> {
+        let table = self.lock();
+        table.iter().filter(|(_, known)| !known.racy).map(|(path, known)| (path.clone(), *known)).collect()
+    }
+
+    /// Takes up what an earlier process remembered, where nothing newer is known.
+    pub(super) fn take_up(&self, known: Vec<(Box<[u8]>, Known)>) {
+        let mut table = self.lock();
+        for (path, known) in known {
+            if table.len() < FILES_MAX && !known.racy {
+                table.entry(path).or_insert(known);
+            }
+        }
+    }
+
     fn is_still(&self, path: &Path, digest: &Digest) -> bool {
         self.known(path, |_, _| ()).is_ok_and(|known| known.blob.digest == *digest)
     }
@@ -166,6 +193,7 @@ impl Files {
     }
 
     fn remember(&self, path: &Path, known: Known) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let mut table = self.lock();
         if table.len() >= FILES_MAX {
             table.clear();

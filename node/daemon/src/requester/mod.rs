@@ -20,6 +20,7 @@ mod local;
 mod manifest;
 pub mod obstacle;
 mod place;
+pub mod recollection;
 mod remote;
 pub mod sight;
 mod story;
@@ -39,7 +40,7 @@ pub use call::Call;
 use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
 use files::Files;
-use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
+use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan, texts::Texts};
 pub use local::LocalRun;
 use manifest::{Manifest, manifest_key};
 use obstacle::Obstacle;
@@ -102,6 +103,8 @@ pub struct Requester {
     pub locales: Locales,
     /// Digests of files.
     pub files: Arc<Files>,
+    /// What scans know of texts.
+    pub texts: Arc<Texts>,
     /// What directories hold.
     pub sight: Arc<Sight>,
     /// Who writes which output now.

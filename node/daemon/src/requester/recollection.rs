@@ -1,0 +1,131 @@
+//! What a node knew of files when it ended: their digests and texts. The next one need neither read nor parse them again.
+//!
+//! One file, written when the node stops and now and then: a line that names the version, a BLAKE3 checksum, and the rest
+//! packed with zstd. A file that is damaged, of another version, or over the limit is as good as none: everything in it is
+//! found again by reading. It holds what the process held, under the same rule: a digest counts while `stat` says what it said
+//! then, and files that were changed just before they were read are left out.
+
+use std::{
+    io::{self, Read as _},
+    path::Path,
+};
+
+use barn_protocol::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    files::{Files, Known},
+    inputs::texts::{Lasting, Texts},
+};
+
+/// Names what follows; another number where anything in it is laid out otherwise.
+const HEADER: &[u8] = b"barnraise recollection v1\n";
+/// Bytes of texts that are kept: those of some 8,000 headers.
+const TEXT_BYTES_MAX: usize = 48 << 20;
+/// Bytes unpacked: the texts, and 131,072 files with paths of 100 bytes.
+const BYTES_MAX: u64 = 96 << 20;
+/// What takes longer to pack than to read is no gain.
+const ZSTD_LEVEL: i32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Recollection {
+    files: Vec<(Box<[u8]>, Known)>,
+    texts: Vec<Lasting>,
+}
+
+/// What files and texts hold now, as the bytes of the file.
+///
+/// # Errors
+/// When packing fails.
+pub fn record(files: &Files, texts: &Texts) -> io::Result<Vec<u8>> {
+    let all = Recollection { files: files.lasting(), texts: texts.lasting(TEXT_BYTES_MAX) };
+    let bytes = postcard::to_stdvec(&all).map_err(io::Error::other)?;
+    let packed = zstd::bulk::compress(&bytes, ZSTD_LEVEL)?;
+    Ok([HEADER, Digest::of(&packed).as_bytes(), &packed].concat())
+}
+
+/// Gives files and texts what the file at `path` holds; `false` if that is nothing they could use.
+///
+/// # Errors
+/// When it is there and cannot be read.
+pub fn recall(path: &Path, files: &Files, texts: &Texts) -> io::Result<bool> {
+    let mut bytes = Vec::new();
+    match std::fs::File::open(path) {
+        Ok(file) => file.take(BYTES_MAX).read_to_end(&mut bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let Some(all) = unpack(&bytes) else { return Ok(false) };
+    files.take_up(all.files);
+    texts.take_up(all.texts);
+    Ok(true)
+}
+
+fn unpack(bytes: &[u8]) -> Option<Recollection> {
+    let (sum, packed) = bytes.strip_prefix(HEADER)?.split_first_chunk::<32>()?;
+    if Digest::of(packed).as_bytes() != sum {
+        return None;
+    }
+    let mut plain = Vec::new();
+    let unpacked = zstd::Decoder::new(packed).ok()?.take(BYTES_MAX + 1).read_to_end(&mut plain);
+    (unpacked.ok()? as u64 <= BYTES_MAX).then_some(())?;
+    postcard::from_bytes(&plain).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread, time::Duration};
+
+    use super::*;
+
+    /// A directory with a header that was written long enough ago to be trusted, and what a node knows of it.
+    fn read_once() -> (tempfile::TempDir, Files, Texts) {
+        let dir = tempfile::tempdir().unwrap();
+        let header = dir.path().join("x.h");
+        fs::write(&header, "#include <y.h>\n").unwrap();
+        let (files, texts) = (Files::default(), Texts::default());
+        while files.lasting().is_empty() {
+            thread::sleep(Duration::from_millis(50));
+            files.known(&header, |blob, contents| texts.read(blob, contents)).unwrap();
+        }
+        (dir, files, texts)
+    }
+
+    fn is_read_again(dir: &Path, files: &Files) -> bool {
+        let mut read = false;
+        files.known(&dir.join("x.h"), |_, _| read = true).unwrap();
+        read
+    }
+
+    #[test]
+    fn what_was_read_once_is_known_to_the_next_node() {
+        let (dir, files, texts) = read_once();
+        let path = dir.path().join("recollection");
+        fs::write(&path, record(&files, &texts).unwrap()).unwrap();
+        let (next, next_texts) = (Files::default(), Texts::default());
+        assert!(is_read_again(dir.path(), &Files::default()));
+        assert!(recall(&path, &next, &next_texts).unwrap());
+        assert!(!is_read_again(dir.path(), &next));
+        assert!(next_texts.get(&Digest::of(b"#include <y.h>\n")).is_some());
+        fs::write(dir.path().join("x.h"), "#include <z.h>\n").unwrap();
+        assert!(is_read_again(dir.path(), &next));
+    }
+
+    #[test]
+    fn a_damaged_file_is_as_good_as_none() {
+        let (dir, files, texts) = read_once();
+        let path = dir.path().join("recollection");
+        let good = record(&files, &texts).unwrap();
+        assert!(!recall(&path, &Files::default(), &Texts::default()).unwrap());
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, bad).unwrap();
+            let next = Files::default();
+            assert!(!recall(&path, &next, &Texts::default()).unwrap(), "byte {at}");
+            assert!(next.lasting().is_empty());
+        }
+        fs::write(&path, &good[..good.len() / 2]).unwrap();
+        assert!(!recall(&path, &Files::default(), &Texts::default()).unwrap());
+    }
+}
