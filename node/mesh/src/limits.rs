@@ -75,11 +75,9 @@ pub const STREAMS_MAX: u32 = 256;
 /// Bytes in flight on a stream, which fill 1 Gbit/s at 16 ms. What a stream has sent and the peer not yet read is bounded by
 /// it, so it is also what one toolchain stream can take of the connection's windows.
 pub const STREAM_WINDOW_BYTES: u32 = 2 << 20;
-/// Bytes in flight on a connection, either way: eight full streams, of which toolchains may be
-/// [`BULK_STREAMS_MAX`]; so an action's frames always find room.
+/// Bytes in flight on a connection, either way: eight full streams. Of toolchains a node has asked one source for at most
+/// two transfers' 3 MiB (`barn_protocol::transfer`), so an action's frames always find room.
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// Streams of one connection on which parts of toolchains may travel at once.
-pub const BULK_STREAMS_MAX: usize = 4;
 /// Priority of streams that carry actions: what they have to send goes before all else.
 pub const ACTION_PRIORITY: i32 = 1;
 /// Priority of streams that carry toolchains: what is left of the line is theirs.
