@@ -10,6 +10,7 @@
 //! What is accepted waits in the [`queue`], and its inputs arrive while others compile. A machine that cannot contain
 //! a compile has no slots and says why. `docs/protocol.md` draws the exchange and lists the limits.
 
+mod adopt;
 mod arrivals;
 mod errand;
 mod fetch;
@@ -46,6 +47,7 @@ pub use shelf::{Shelf, ShelfError};
 use tokio::sync::watch;
 
 use crate::stats::Stats;
+use adopt::Adopter;
 use arrivals::Arrivals;
 use errand::{Admitted, Errand};
 use queue::Queue;
@@ -72,10 +74,11 @@ pub struct Worker {
     changed: watch::Sender<()>,
 }
 
-/// What runs actions: the sandbox, the trees it binds, and what is known of who was traced.
+/// What runs actions: the sandbox, the trees and the machine's own files it binds, and what is known of who was traced.
 struct Contained {
     sandbox: Arc<Sandbox>,
     trees: trees::Trees,
+    adopter: Arc<Adopter>,
     watch: room::Watch,
 }
 
@@ -97,24 +100,28 @@ pub struct Parts {
     pub limits: barn_sandbox::Limits,
     /// How many actions at once.
     pub slots: u32,
+    /// Whether files of toolchains are taken from this machine where it has them.
+    pub adopts: bool,
 }
 
 impl Worker {
     /// A worker with all slots free.
     pub fn new(parts: Parts) -> Self {
         let changed = watch::channel(()).0;
+        let adopter = Arc::new(if parts.adopts { Adopter::system() } else { Adopter::nothing() });
+        let files = adopter.clone();
         let sandbox = parts.sandbox.and_then(|sandbox| {
             let directory = parts.home.join(trees::DIRECTORY);
             let trees = trees::Trees::open(&directory, parts.store.clone(), sandbox.drop_to());
             let trees = trees.map_err(|error| error.to_string())?;
-            Ok(Arc::new(Contained { sandbox, trees, watch: room::Watch::default() }))
+            Ok(Arc::new(Contained { sandbox, trees, adopter: files, watch: room::Watch::default() }))
         });
         let slots = if sandbox.is_ok() { parts.slots } else { 0 };
         Self {
             identity: parts.identity,
             store: parts.store,
             stats: parts.stats,
-            fetcher: Fetcher::new(parts.shelf.clone()),
+            fetcher: Fetcher::new(parts.shelf.clone(), adopter),
             shelf: parts.shelf,
             slots,
             queue: Queue::new(slots, changed.clone()),
