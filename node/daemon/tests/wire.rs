@@ -373,6 +373,7 @@ async fn a_large_file_of_this_machine_is_bound_where_it_lies() {
     );
     action.argv = ["sh", "-c", &script].map(|word| word.as_bytes().to_vec()).to_vec();
     let mut talk = scene.ask(0, &action, &[], &[]).await;
+    talk.expect_need(&["none"]).await;
     talk.give_needed(&["none"]).await;
     let seen = String::from_utf8(talk.output().await).unwrap();
     // The file system's own path of what is mounted, where, and how.
