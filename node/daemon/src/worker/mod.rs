@@ -34,7 +34,7 @@ use barn_mesh::{
     stream::{StreamError, read_frame},
 };
 use barn_protocol::{
-    Action, Digest, Identity, NodeId, Tree,
+    Action, Digest, Entry, Identity, NodeId, Tree,
     delta::{DeltaError, TreeForm},
     known::{ENTRIES_MAX, KnownTrees, RECEIVED_PER_PEER_MAX},
     roster::Member,
@@ -223,7 +223,7 @@ impl Worker {
         if toolchain.machine != std::env::consts::ARCH {
             return Err(Decline::OtherMachine);
         }
-        let missing = self.missing(action);
+        let missing = self.missing(action, &contained.trees);
         let missing_bytes = missing.iter().map(|(_, size)| size).sum();
         let place = self.queue.enter(peer.id, missing_bytes).ok_or(Decline::Busy)?;
         Ok(Admitted { toolchain, contained, place, missing })
@@ -236,10 +236,17 @@ impl Worker {
         });
     }
 
-    /// The action's blobs that are not here, each once, with the sizes that were added up when it was admitted.
-    fn missing(&self, action: &Action) -> Vec<(Digest, u64)> {
-        let mut need: Vec<(Digest, u64)> =
-            action.inputs.blobs().filter(|(digest, _)| !self.store.contains(digest)).collect();
+    /// The action's blobs that are not here, each once, with the sizes that were added up when it was admitted. Most lie in
+    /// trees, which are asked first: the store looks at the disk.
+    fn missing(&self, action: &Action, trees: &trees::Trees) -> Vec<(Digest, u64)> {
+        let absent = |entry: &Entry| match entry {
+            Entry::File { digest, size, executable } => {
+                let here = trees.have(*digest, *executable) || self.store.contains(digest);
+                (!here).then_some((*digest, *size))
+            }
+            Entry::Directory | Entry::Symlink { .. } => None,
+        };
+        let mut need: Vec<_> = action.inputs.iter().filter_map(|(_, entry)| absent(entry)).collect();
         need.sort_unstable();
         need.dedup_by_key(|(digest, _)| *digest);
         need
