@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Invariant: what paths a requester lists never makes this machine open anything but regular files of root's that
-//! everybody may read, in directories that everybody may search, below [`PLACES`]; `docs/toolchains.md` says what he can
-//! learn. Invariant: a file is hashed once while its stamp stays, whoever asks and however often.
+//! everybody may read, in directories that everybody may search, below [`PLACES`]; `docs/toolchains.md` says what
+//! he can learn. Invariant: a file is hashed once while its stamp stays, whoever asks and however often.
 
 use std::{
     collections::HashMap,
@@ -36,13 +36,14 @@ use nix::{
 
 use crate::toolchain::stamp::{self, Stamp};
 
-/// Where packages put what compilers consist of. A link such as `/lib` is not followed; its files are listed at `/usr/lib`.
+/// Where packages put what compilers consist of. A link such as `/lib` is not followed; its files are listed at
+/// `/usr/lib`.
 const PLACES: [&str; 6] = ["/usr", "/lib", "/lib32", "/lib64", "/libx32", "/opt"];
 /// Files whose digest is remembered: some hundred toolchains. No more are hashed until the next start, so that nobody
 /// can make this machine read its disk for ever.
 const KNOWN_MAX: usize = 4096;
-/// Files from this size on are bound where they lie, for a bind costs as much as copying 200 kB, and the directory that the
-/// file lies in can no longer be bound as a whole. The compiler's passes and LLVM's libraries are larger.
+/// Files from this size on are bound where they lie, for a bind costs as much as copying 200 kB, and the directory
+/// that the file lies in can no longer be bound as a whole. The compiler's passes and LLVM's libraries are larger.
 const BOUND_BYTES_MIN: u64 = 8 << 20;
 /// Most files bound for one action, the largest first.
 const BOUND_MAX: usize = 8;
@@ -90,8 +91,8 @@ impl Adopter {
         Self { places, owner, known: Mutex::default() }
     }
 
-    /// Stores what is missing of `toolchain` and lies here. What cannot be read or stored is passed over: it can be fetched. Blocks on
-    /// the disk.
+    /// Stores what is missing of `toolchain` and lies here. What cannot be read or stored is passed over: it can
+    /// be fetched. Blocks on the disk.
     pub(crate) fn take_over(&self, toolchain: &Toolchain, store: &Store) -> Taken {
         let mut taken = Taken::default();
         for (path, entry) in toolchain.tree.iter() {
@@ -106,7 +107,8 @@ impl Adopter {
         taken
     }
 
-    /// The largest files of `toolchain` that lie here as they should. Looks at each; blocks on the disk where one is new.
+    /// The largest files of `toolchain` that lie here as they should. Looks at each; blocks on the disk where one
+    /// is new.
     pub(crate) fn bound(&self, toolchain: &Toolchain) -> Vec<(TreePath, Own)> {
         let size = |entry: &Entry| if let Entry::File { size, .. } = entry { *size } else { 0 };
         let mut large: Vec<_> =
@@ -153,8 +155,8 @@ impl Adopter {
         writer.finish_as(digest).map(drop).map_err(io::Error::other)
     }
 
-    /// Opens a regular file of that size for reading, if its owner and mode and those of every directory on the way are
-    /// sound. Nothing else is opened for reading, so no device or pipe notices.
+    /// Opens a regular file of that size for reading, if its owner and mode and those of every directory on the
+    /// way are sound. Nothing else is opened for reading, so no device or pipe notices.
     fn open(&self, path: &Path, size: u64) -> io::Result<File> {
         let unsound = || io::Error::from(io::ErrorKind::PermissionDenied);
         let place = self.places.iter().find(|place| path.starts_with(place)).ok_or_else(unsound)?;

@@ -236,8 +236,8 @@ impl Worker {
         });
     }
 
-    /// The action's blobs that are not here, each once, with the sizes that were added up when it was admitted. Most lie in
-    /// trees, which are asked first: the store looks at the disk.
+    /// The action's blobs that are not here, each once, with the sizes that were added up when it was admitted.
+    /// Most lie in trees, which are asked first: the store looks at the disk.
     fn missing(&self, action: &Action, trees: &trees::Trees) -> Vec<(Digest, u64)> {
         let absent = |entry: &Entry| match entry {
             Entry::File { digest, size, executable } => {

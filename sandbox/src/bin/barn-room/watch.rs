@@ -1,8 +1,8 @@
 //! What the kernel's limits for one process leave open: the sum over processes and over file systems.
 //!
-//! Looked at every [`TICK`] while the compile runs; memory, which costs most to look at, only when it can have come up to
-//! its limit since. A compile can overshoot by what it allocates in one tick; what a single process or a single file
-//! system can take is held by the kernel itself.
+//! Looked at every [`TICK`] while the compile runs; memory, which costs most to look at, only when it can have
+//! come up to its limit since. A compile can overshoot by what it allocates in one tick; what a single process or
+//! a single file system can take is held by the kernel itself.
 
 use std::{
     collections::BTreeSet,
