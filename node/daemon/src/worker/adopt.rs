@@ -195,6 +195,12 @@ impl Adopter {
 }
 
 impl Own {
+    /// Whatever lies there now.
+    #[cfg(test)]
+    pub(super) fn seen(path: &Path) -> Self {
+        Self { path: path.to_owned(), stamp: Stamp::of(path).unwrap().unwrap() }
+    }
+
     /// Where it lies.
     pub(crate) fn path(&self) -> &Path {
         &self.path

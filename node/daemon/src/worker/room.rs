@@ -93,13 +93,17 @@ pub(super) fn run(
     let mut sink = StoreOutputs { store, open: None, blobs: Vec::new() };
     let finished = sandbox.run(&spec, cancel, &mut sink).map_err(|error| failure(&error))?;
     drop(lease);
-    if let Some(changed) = own.iter().find(|own| !own.is_unchanged()) {
-        // The compile may have run either file.
-        tracing::warn!(file = %changed.path().display(), "a compiler of this machine was changed while it ran");
-        return Err(RunFailure::Inputs);
-    }
+    unchanged(&own)?;
     let observed = observed(&finished, inputs.as_ref());
     Ok((result(finished, sink)?, observed))
+}
+
+/// Whether the machine's own files are still those that were checked before the run. If not, the compile may have
+/// run either.
+fn unchanged(own: &[Own]) -> Result<(), RunFailure> {
+    let Some(changed) = own.iter().find(|own| !own.is_unchanged()) else { return Ok(()) };
+    tracing::warn!(file = %changed.path().display(), "a compiler of this machine was changed while it ran");
+    Err(RunFailure::Inputs)
 }
 
 /// Decides which actions are watched. It costs some percent of a compile, and consecutive units of a project tell much
@@ -252,6 +256,20 @@ mod tests {
         let watched: Vec<_> = (1..=40).filter(|_| watch.wants(owner(1))).collect();
         assert_eq!(watched, [1, 2, 3, 16, 32]);
         assert!(watch.wants(owner(2)), "each has its own first");
+    }
+
+    #[test]
+    fn a_run_counts_for_nothing_when_its_compiler_was_changed() {
+        let room = tempfile::tempdir().unwrap();
+        let [one, two] = ["cc1", "cc1plus"].map(|name| room.path().join(name));
+        std::fs::write(&one, "1").unwrap();
+        std::fs::write(&two, "2").unwrap();
+        let own = [Own::seen(&one), Own::seen(&two)];
+        assert_eq!(unchanged(&own), Ok(()));
+        // As a package manager does it: another file by the same name.
+        std::fs::rename(&one, &two).unwrap();
+        assert_eq!(unchanged(&own), Err(RunFailure::Inputs));
+        assert_eq!(unchanged(&[]), Ok(()));
     }
 
     #[test]
