@@ -54,6 +54,12 @@ fn cold_workers_get_the_toolchain_from_each_other() {
     let spec = workers.fold(spec.host(HostSpec::new("h1").bandwidth_mbit(200)), OfficeSpec::host);
     let Some(mesh) = Mesh::form(spec) else { return };
     let (h1, cold) = mesh.hosts().split_first().unwrap();
+    for host in cold {
+        // They have the same compiler as everybody on this machine.
+        let settings = "[worker]\nadopt_toolchains = false\n";
+        fs::write(host.barn_home().join("barn.toml"), settings).unwrap();
+        mesh.renew(host, &[h1]);
+    }
     let archive = h1.home().join("gcc.tar.zst");
     h1.barn_text(["toolchain", "export", "gcc", "--output", archive.to_str().unwrap()]).unwrap();
     let copy = fs::metadata(&archive).unwrap().len() as f64;
@@ -74,6 +80,24 @@ fn cold_workers_get_the_toolchain_from_each_other() {
     }
     assert!(copies <= 2.0 * OVERHEAD, "{copies:.2} archives were sent: {}", report(h1));
     assert!(from_others as f64 > copy, "they gave each other {from_others} bytes");
+}
+
+#[test]
+fn a_worker_with_the_same_packages_fetches_no_bytes_of_them() {
+    let spec = OfficeSpec::new(bin_dir_of_this_build())
+        .host(HostSpec::new("h1").cpus(0.5))
+        .host(HostSpec::new("h2"));
+    let Some(mesh) = Mesh::form(spec) else { return };
+    let (h1, h2) = (&mesh[0], &mesh[1]);
+    let before = sent_bytes(h1);
+    let took = while_compiling(&mesh, h1, "the worker has compiled", || count(h2, "/peers/h1/received") > 0);
+    let sent = sent_bytes(h1) - before;
+    println!("the first compile after {took:?} and {sent} bytes");
+    let listed = h2.barn_text(["toolchain", "list"]).unwrap();
+    assert!(listed.contains("fetched"), "{listed}");
+    // A toolchain has 50 MB on the wire; units, their headers and its description have less than a tenth.
+    assert!(sent < 5_000_000, "{sent} bytes were sent: {}", report(h1));
+    assert_eq!(count(h1, "/compiles/failed"), 0, "{}", report(h1));
 }
 
 #[test]

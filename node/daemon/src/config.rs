@@ -56,6 +56,8 @@ pub struct Worker {
     pub memory_mib: Option<u64>,
     /// The uid and gid a node started as root gives to compiles of others.
     pub sandbox_uid: Option<u32>,
+    /// Whether files of toolchains are taken from this machine where it has them; yes unless set.
+    pub adopt_toolchains: Option<bool>,
 }
 
 /// Section `[cache]`.
@@ -226,6 +228,8 @@ mod tests {
         assert_eq!(config.network.port, Some(9000));
         assert!(config.network.mdns);
         assert_eq!(Config::parse("").unwrap(), Config::default());
+        let config = Config::parse("[worker]\nadopt_toolchains = false\n").unwrap();
+        assert_eq!(config.worker.adopt_toolchains, Some(false));
         let error = Config::parse("\n\n[worker]\nslot = 3\n").unwrap_err();
         assert!(error.starts_with("line 4: unknown field `slot`"), "{error}");
     }
@@ -271,6 +275,7 @@ mod tests {
             "worker.slots",
             "worker.memory_mib",
             "worker.sandbox_uid",
+            "worker.adopt_toolchains",
             "cache.size_gib",
             "toolchain.compiler",
             "toolchain.archive",

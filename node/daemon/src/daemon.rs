@@ -125,6 +125,7 @@ async fn start(
         sandbox: sandbox.await.unwrap_or_else(|_| Err("the self-test panicked".to_owned())),
         limits: crate::containment::limits(&setup.config),
         slots: setup.config.worker.slots.unwrap_or(cores),
+        adopts: setup.config.worker.adopt_toolchains.unwrap_or(true),
     });
     let requester = Arc::new(Requester {
         identity: identity.clone(),

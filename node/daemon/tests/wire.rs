@@ -49,10 +49,11 @@ fn file(bytes: &[u8], executable: bool) -> Entry {
     Entry::File { digest: Digest::of(bytes), size: bytes.len() as u64, executable }
 }
 
-/// A shell and what it needs, put into `store`.
-fn shell(store: &Store) -> Toolchain {
+/// A shell and what it needs, and `others`, put into `store`.
+fn shell(store: &Store, others: &[&str]) -> Toolchain {
     let mut tree = Tree::new();
-    for at in ["/bin/sh", "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"] {
+    let shell = ["/bin/sh", "/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"];
+    for at in shell.iter().chain(others) {
         let bytes = std::fs::read(at).unwrap();
         store.put_bytes(&bytes).unwrap();
         tree.insert(path(at), file(&bytes, true)).unwrap();
@@ -89,11 +90,13 @@ struct Scene {
 }
 
 impl Scene {
-    async fn begin(dir: &Path) -> Self {
+    async fn begin(dir: &Path, others: &[&str]) -> Self {
+        // A sandboxed uid must get through to the toolchain.
+        std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let home = Home::open(dir).unwrap();
         let store = Store::open(&home.cache_dir(), Limits::new(1 << 30)).unwrap();
         let shelf = Arc::new(Shelf::open(home.clone(), store.clone()));
-        let toolchain = shelf.put(shell(&store)).unwrap();
+        let toolchain = shelf.put(shell(&store, others)).unwrap();
         let helper = std::env::current_exe().unwrap().parent().unwrap().with_file_name("barn-room");
         let sandbox = Config { helper, bwrap: "/usr/bin/bwrap".into(), drop_to: None };
         let worker = Arc::new(Worker::new(Parts {
@@ -105,6 +108,7 @@ impl Scene {
             sandbox: Ok(Arc::new(Sandbox::new(sandbox).unwrap())),
             limits: barn_sandbox::Limits::default(),
             slots: 1,
+            adopts: true,
         }));
         let (listening, events) = mesh(1, &[]).await;
         tokio::spawn(serve(worker.clone(), listening.clone(), events));
@@ -219,7 +223,13 @@ impl Talk {
     }
 
     /// The compiler starts and writes `output`.
-    async fn expect_output(mut self, output: &str) {
+    async fn expect_output(self, output: &str) {
+        let found = self.output().await;
+        assert!(found == output.as_bytes(), "{} bytes", found.len());
+    }
+
+    /// The compiler starts, and writes this.
+    async fn output(mut self) -> Vec<u8> {
         self.expect(RunReply::Started).await;
         let done = read_frame(&mut self.recv, PATIENCE).await.unwrap();
         let RunDone::Finished { record, inline, .. } = done else { panic!("{done:?}") };
@@ -244,16 +254,14 @@ impl Talk {
             assert_eq!(Digest::of(&last), blob.digest);
         }
         assert_eq!(inline.next(), None);
-        assert!(last == output.as_bytes(), "{} bytes", last.len());
+        last
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_serves_actions_frame_by_frame() {
     let dir = tempfile::tempdir().unwrap();
-    // A sandboxed uid must get through to the toolchain.
-    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let scene = Scene::begin(dir.path()).await;
+    let scene = Scene::begin(dir.path(), &[]).await;
     trees_and_blobs_are_told_once(&scene).await;
     a_forgotten_tree_is_sent_again(&scene).await;
     outputs_travel_inside_or_behind(&scene).await;
@@ -350,4 +358,28 @@ async fn places_are_bounded(scene: &Scene) {
     scene.ask(0, &further, &[], &[]).await.expect_need(&["further\n"]).await;
     drop(held);
     scene.until("all are gone", |worker| worker.free() == 1 && worker.queued() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_of_this_machine_is_bound_where_it_lies() {
+    let asked = std::process::Command::new("gcc").arg("-print-prog-name=cc1").output().unwrap();
+    let cc1 = std::fs::canonicalize(String::from_utf8(asked.stdout).unwrap().trim()).unwrap();
+    let cc1 = cc1.to_str().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let scene = Scene::begin(dir.path(), &[cc1]).await;
+    let mut action = scene.action("mounts", "none", &[]);
+    let script = format!(
+        "while read line; do echo $line; done < /proc/self/mountinfo > mounts.o; read line < {cc1} && echo read >> mounts.o"
+    );
+    action.argv = ["sh", "-c", &script].map(|word| word.as_bytes().to_vec()).to_vec();
+    let mut talk = scene.ask(0, &action, &[], &[]).await;
+    talk.expect_need(&["none"]).await;
+    talk.give_needed(&["none"]).await;
+    let seen = String::from_utf8(talk.output().await).unwrap();
+    // The file system's own path of what is mounted, where, and how.
+    let mount =
+        seen.lines().find(|line| line.split(' ').nth(4) == Some(cc1)).unwrap_or_else(|| panic!("{seen}"));
+    let words: Vec<&str> = mount.split(' ').collect();
+    assert!(cc1.ends_with(words[3]) && words[5].starts_with("ro,"), "{mount}");
+    assert!(seen.ends_with("read\n"), "the sandbox cannot read it: {seen}");
 }

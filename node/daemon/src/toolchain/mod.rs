@@ -26,7 +26,7 @@ mod loader;
 pub mod locale;
 pub mod policy;
 mod probe;
-mod stamp;
+pub(crate) mod stamp;
 pub mod stand_in;
 mod store;
 pub mod unpack;

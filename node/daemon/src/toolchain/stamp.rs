@@ -20,7 +20,7 @@ const TRIES_MAX: usize = 3;
 
 /// Everything `lstat` says that changes when a file is written, replaced or renamed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     dev: u64,
     ino: u64,
     mode: u32,
@@ -42,7 +42,7 @@ impl Stamp {
     }
 
     /// The stamp of what lies at `path`; `None` if nothing does.
-    pub(super) fn of(path: &Path) -> io::Result<Option<Self>> {
+    pub(crate) fn of(path: &Path) -> io::Result<Option<Self>> {
         match fs::symlink_metadata(path) {
             Ok(metadata) => Ok(Some(Self::from_metadata(&metadata))),
             Err(error) if is_absent(&error) => Ok(None),
@@ -56,7 +56,7 @@ impl Stamp {
     }
 
     /// Whether anybody may execute it.
-    pub(super) fn executable(&self) -> bool {
+    pub(crate) fn executable(&self) -> bool {
         self.mode & 0o111 != 0
     }
 
@@ -121,13 +121,34 @@ pub(super) fn digest_file(path: &Path) -> io::Result<(Stamp, Digest)> {
         if Stamp::from_metadata(&file.metadata()?) != before {
             continue;
         }
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(&mut file)?;
-        if Stamp::from_metadata(&file.metadata()?) == before {
-            return Ok((before, hasher.finalize().into()));
+        if let Some(digest) = digest_as(&mut file, &before)? {
+            return Ok((before, digest));
         }
     }
-    Err(io::Error::new(io::ErrorKind::ResourceBusy, "file kept changing while it was read"))
+    Err(changing())
+}
+
+/// The digest of an open regular file, read from its beginning, and a stamp that will differ if it is ever changed.
+///
+/// # Errors
+/// Those of the file system, and [`io::ErrorKind::ResourceBusy`] for a file that is being changed.
+pub(crate) fn digest_opened(file: &mut fs::File) -> io::Result<(Stamp, Digest)> {
+    let before = Stamp::from_metadata(&file.metadata()?);
+    thread::sleep(before.settles_in(SystemTime::now()));
+    let digest = digest_as(file, &before)?.ok_or_else(changing)?;
+    Ok((before, digest))
+}
+
+/// The digest of what is left to read of a file, unless its stamp is not `before` afterwards.
+fn digest_as(file: &mut fs::File, before: &Stamp) -> io::Result<Option<Digest>> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&mut *file)?;
+    let unchanged = Stamp::from_metadata(&file.metadata()?) == *before;
+    Ok(unchanged.then(|| hasher.finalize().into()))
+}
+
+fn changing() -> io::Error {
+    io::Error::new(io::ErrorKind::ResourceBusy, "file kept changing while it was read")
 }
 
 #[cfg(test)]

@@ -234,7 +234,8 @@ impl Errand<'_> {
         let (token, owner) = (cancel.clone(), Owner { requester: self.peer.id, toolchain: action.toolchain });
         let mut run = tokio::task::spawn_blocking(move || {
             let trace = contained.watch.wants(owner);
-            let room = room::prepare(&toolchain, owner, &action, limits, trace)?;
+            let own = contained.adopter.bound(&toolchain);
+            let room = room::prepare(&toolchain, own, owner, &action, limits, trace)?;
             room::run(&contained.sandbox, &contained.trees, room, &token, store)
         });
         let outcome = tokio::select! {

@@ -10,6 +10,7 @@
 //! What is accepted waits in the [`queue`], and its inputs arrive while others compile. A machine that cannot contain
 //! a compile has no slots and says why. `docs/protocol.md` draws the exchange and lists the limits.
 
+mod adopt;
 mod arrivals;
 mod errand;
 mod fetch;
@@ -33,7 +34,7 @@ use barn_mesh::{
     stream::{StreamError, read_frame},
 };
 use barn_protocol::{
-    Action, Digest, Identity, NodeId, Tree,
+    Action, Digest, Entry, Identity, NodeId, Tree,
     delta::{DeltaError, TreeForm},
     known::{ENTRIES_MAX, KnownTrees, RECEIVED_PER_PEER_MAX},
     roster::Member,
@@ -46,6 +47,7 @@ pub use shelf::{Shelf, ShelfError};
 use tokio::sync::watch;
 
 use crate::stats::Stats;
+use adopt::Adopter;
 use arrivals::Arrivals;
 use errand::{Admitted, Errand};
 use queue::Queue;
@@ -72,10 +74,11 @@ pub struct Worker {
     changed: watch::Sender<()>,
 }
 
-/// What runs actions: the sandbox, the trees it binds, and what is known of who was traced.
+/// What runs actions: the sandbox, the trees and the machine's own files it binds, and what is known of who was traced.
 struct Contained {
     sandbox: Arc<Sandbox>,
     trees: trees::Trees,
+    adopter: Arc<Adopter>,
     watch: room::Watch,
 }
 
@@ -97,24 +100,28 @@ pub struct Parts {
     pub limits: barn_sandbox::Limits,
     /// How many actions at once.
     pub slots: u32,
+    /// Whether files of toolchains are taken from this machine where it has them.
+    pub adopts: bool,
 }
 
 impl Worker {
     /// A worker with all slots free.
     pub fn new(parts: Parts) -> Self {
         let changed = watch::channel(()).0;
+        let adopter = Arc::new(if parts.adopts { Adopter::system() } else { Adopter::nothing() });
+        let files = adopter.clone();
         let sandbox = parts.sandbox.and_then(|sandbox| {
             let directory = parts.home.join(trees::DIRECTORY);
             let trees = trees::Trees::open(&directory, parts.store.clone(), sandbox.drop_to());
             let trees = trees.map_err(|error| error.to_string())?;
-            Ok(Arc::new(Contained { sandbox, trees, watch: room::Watch::default() }))
+            Ok(Arc::new(Contained { sandbox, trees, adopter: files, watch: room::Watch::default() }))
         });
         let slots = if sandbox.is_ok() { parts.slots } else { 0 };
         Self {
             identity: parts.identity,
             store: parts.store,
             stats: parts.stats,
-            fetcher: Fetcher::new(parts.shelf.clone()),
+            fetcher: Fetcher::new(parts.shelf.clone(), adopter),
             shelf: parts.shelf,
             slots,
             queue: Queue::new(slots, changed.clone()),
@@ -216,7 +223,7 @@ impl Worker {
         if toolchain.machine != std::env::consts::ARCH {
             return Err(Decline::OtherMachine);
         }
-        let missing = self.missing(action);
+        let missing = self.missing(action, &contained.trees);
         let missing_bytes = missing.iter().map(|(_, size)| size).sum();
         let place = self.queue.enter(peer.id, missing_bytes).ok_or(Decline::Busy)?;
         Ok(Admitted { toolchain, contained, place, missing })
@@ -230,9 +237,16 @@ impl Worker {
     }
 
     /// The action's blobs that are not here, each once, with the sizes that were added up when it was admitted.
-    fn missing(&self, action: &Action) -> Vec<(Digest, u64)> {
-        let mut need: Vec<(Digest, u64)> =
-            action.inputs.blobs().filter(|(digest, _)| !self.store.contains(digest)).collect();
+    /// Most lie in trees, which are asked first: the store looks at the disk.
+    fn missing(&self, action: &Action, trees: &trees::Trees) -> Vec<(Digest, u64)> {
+        let absent = |entry: &Entry| match entry {
+            Entry::File { digest, size, executable } => {
+                let here = trees.have(*digest, *executable) || self.store.contains(digest);
+                (!here).then_some((*digest, *size))
+            }
+            Entry::Directory | Entry::Symlink { .. } => None,
+        };
+        let mut need: Vec<_> = action.inputs.iter().filter_map(|(_, entry)| absent(entry)).collect();
         need.sort_unstable();
         need.dedup_by_key(|(digest, _)| *digest);
         need

@@ -11,16 +11,20 @@ use barn_protocol::{
     wire::RunFailure,
 };
 use barn_sandbox::{
-    CancelToken, Exit, Finished, InsidePath, Kind, Limits, OutputSink, OutputState, Priority, RunError,
-    Sandbox, Spec,
+    CancelToken, Exit, Finished, InsidePath, Kind, Limits, Mount, OutputSink, OutputState, Priority,
+    RunError, Sandbox, Spec,
 };
 
-use super::trees::{Item, Items, Owner, TreeError, Trees};
+use super::{
+    adopt::Own,
+    trees::{Item, Items, Owner, TreeError, Trees},
+};
 
-/// The first actions of an owner, all watched.
-const WATCHED_FIRST: u32 = 16;
-/// After these, one of so many.
-const WATCHED_EVERY: u32 = 8;
+/// The first actions of an owner, all watched. Every worker of a mesh watches its own first ones, so a requester with
+/// eight workers hears of two dozen units before a build has well begun.
+const WATCHED_FIRST: u32 = 3;
+/// After these, one of so many: 0.4 % of a build's time.
+const WATCHED_EVERY: u32 = 16;
 /// Owners counted; over this, all begin anew.
 const OWNERS_MAX: usize = 1024;
 
@@ -28,24 +32,29 @@ const OWNERS_MAX: usize = 1024;
 pub(super) struct Room {
     owner: Owner,
     items: Items,
+    /// Files of this machine that are bound where they lie, and are not in the tree.
+    own: Vec<Own>,
     /// Without its tree.
     spec: Spec,
     /// What was observed is told in the numbers of these files.
     inputs: Option<Tree>,
 }
 
-/// What the sandbox is to do for `action`. Pure; nothing is looked at or made.
+/// What the sandbox is to do for `action`, with files of the toolchain that are this machine's `own`. Pure; nothing is
+/// looked at or made.
 ///
 /// # Errors
 /// [`RunFailure::Refused`] when a path is not allowed inside.
 pub(super) fn prepare(
     toolchain: &Toolchain,
+    own: Vec<(TreePath, Own)>,
     owner: Owner,
     action: &Action,
     limits: Limits,
     trace: bool,
 ) -> Result<Room, RunFailure> {
-    let items = items(toolchain, &action.inputs);
+    let mut items = items(toolchain, &action.inputs);
+    own.iter().for_each(|(path, _)| drop(items.remove(path)));
     let mut env: Vec<(Vec<u8>, Vec<u8>)> = action.env.iter().map(|(n, v)| (n.clone(), v.clone())).collect();
     let search: Vec<&[u8]> = toolchain.search_path.iter().map(TreePath::as_bytes).collect();
     env.push((b"PATH".to_vec(), search.join(&b':')));
@@ -54,7 +63,7 @@ pub(super) fn prepare(
         argv: action.argv.clone(),
         env,
         cwd: inside(&action.cwd)?,
-        toolchain: Vec::new(),
+        toolchain: own.iter().map(|(path, own)| mount(path, own)).collect::<Result<_, _>>()?,
         inputs: items.iter().map(|(path, item)| entry(path, &item.entry)).collect::<Result<_, _>>()?,
         tree: None,
         trace,
@@ -62,7 +71,8 @@ pub(super) fn prepare(
         limits: Limits { wall: limits.wall.min(Duration::from_secs(ACTION_SECONDS_MAX)), ..limits },
         priority: Priority::Idle,
     };
-    Ok(Room { owner, items, spec, inputs: trace.then(|| action.inputs.clone()) })
+    let own = own.into_iter().map(|(_, own)| own).collect();
+    Ok(Room { owner, items, own, spec, inputs: trace.then(|| action.inputs.clone()) })
 }
 
 /// Lays the room out and runs it; outputs go to the store. What the compiler was seen to look at comes along when the
@@ -77,14 +87,23 @@ pub(super) fn run(
     cancel: &CancelToken,
     store: Store,
 ) -> Result<(ActionResult, Option<Observed>), RunFailure> {
-    let Room { owner, items, mut spec, inputs } = room;
+    let Room { owner, items, own, mut spec, inputs } = room;
     let lease = trees.lay_out(owner, &items).map_err(|error| not_laid_out(&error))?;
     spec.tree = Some(lease.path().to_owned());
     let mut sink = StoreOutputs { store, open: None, blobs: Vec::new() };
     let finished = sandbox.run(&spec, cancel, &mut sink).map_err(|error| failure(&error))?;
     drop(lease);
+    unchanged(&own)?;
     let observed = observed(&finished, inputs.as_ref());
     Ok((result(finished, sink)?, observed))
+}
+
+/// Whether the machine's own files are still those that were checked before the run. If not, the compile may have
+/// run either.
+fn unchanged(own: &[Own]) -> Result<(), RunFailure> {
+    let Some(changed) = own.iter().find(|own| !own.is_unchanged()) else { return Ok(()) };
+    tracing::warn!(file = %changed.path().display(), "a compiler of this machine was changed while it ran");
+    Err(RunFailure::Inputs)
 }
 
 /// Decides which actions are watched. It costs some percent of a compile, and consecutive units of a project tell much
@@ -178,6 +197,10 @@ fn inside(path: &TreePath) -> Result<InsidePath, RunFailure> {
     InsidePath::new(path.as_bytes()).map_err(|_| RunFailure::Refused)
 }
 
+fn mount(path: &TreePath, own: &Own) -> Result<Mount, RunFailure> {
+    Ok(Mount { host: own.path().to_owned(), inside: inside(path)? })
+}
+
 fn entry(path: &TreePath, entry: &Entry) -> Result<barn_sandbox::Entry, RunFailure> {
     let kind = match entry {
         Entry::Directory => Kind::Directory,
@@ -231,8 +254,22 @@ mod tests {
             toolchain: Digest::of(b"toolchain"),
         };
         let watched: Vec<_> = (1..=40).filter(|_| watch.wants(owner(1))).collect();
-        assert_eq!(watched, [(1..=16).collect(), vec![24, 32, 40]].concat());
+        assert_eq!(watched, [1, 2, 3, 16, 32]);
         assert!(watch.wants(owner(2)), "each has its own first");
+    }
+
+    #[test]
+    fn a_run_counts_for_nothing_when_its_compiler_was_changed() {
+        let room = tempfile::tempdir().unwrap();
+        let [one, two] = ["cc1", "cc1plus"].map(|name| room.path().join(name));
+        std::fs::write(&one, "1").unwrap();
+        std::fs::write(&two, "2").unwrap();
+        let own = [Own::seen(&one), Own::seen(&two)];
+        assert_eq!(unchanged(&own), Ok(()));
+        // As a package manager does it: another file by the same name.
+        std::fs::rename(&one, &two).unwrap();
+        assert_eq!(unchanged(&own), Err(RunFailure::Inputs));
+        assert_eq!(unchanged(&[]), Ok(()));
     }
 
     #[test]

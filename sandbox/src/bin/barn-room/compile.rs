@@ -47,7 +47,7 @@ const KILL_ROUNDS: u32 = 4000;
 const KILL_PAUSE: Duration = Duration::from_micros(250);
 
 /// Runs the job's program to its end and reports it. Afterwards no process of it is left.
-pub(crate) fn run(host: &mut Host, job: &Job, room: &Room) -> Result<(), End> {
+pub(crate) fn run(host: &mut Host, job: &Job, room: &mut Room) -> Result<(), End> {
     let start = |what, error: io::Error| End::failed_io(failed::START, what, &error);
     // Before it can do anything, so that the host knows whom to blame for what follows.
     host.reply(kind::STARTED, |_| {})?;
@@ -155,7 +155,7 @@ impl Relay {
     }
 
     /// Until the program, whose pidfd `ended` is, has ended.
-    fn until(&mut self, ended: &OwnedFd, host: &mut Host, room: &Room) -> Result<(), End> {
+    fn until(&mut self, ended: &OwnedFd, host: &mut Host, room: &mut Room) -> Result<(), End> {
         let mut looked = Instant::now();
         loop {
             let happened = self.wait(ended, TICK.saturating_sub(looked.elapsed()))?;

@@ -46,8 +46,8 @@ fn main() -> ExitCode {
 fn serve(host: &mut Host) -> Result<(), End> {
     hide()?;
     let job = layout::take_all(host)?;
-    let room = watch::Room::new(&job)?;
-    compile::run(host, &job, &room)?;
+    let mut room = watch::Room::new(&job)?;
+    compile::run(host, &job, &mut room)?;
     collect::send_all(host, &job, &room)
 }
 

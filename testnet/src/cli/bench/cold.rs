@@ -2,6 +2,7 @@
 //! until each has done its first compile is taken, with what the requester's cable carried meanwhile.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -46,7 +47,11 @@ pub(super) fn run(options: &Options, hosts: usize) -> Result<(), Failure> {
     requester.barn_text(["mesh", "init"])?;
     let tokens =
         workers.iter().map(|_| requester.barn_text(["mesh", "invite"])).collect::<Result<Vec<_>, _>>()?;
-    workers.iter().try_for_each(mesh::start)?;
+    for host in workers {
+        // Every host has this machine's compiler; here it is to come over the cable.
+        fs::write(host.barn_home().join("barn.toml"), "[worker]\nadopt_toolchains = false\n")?;
+        mesh::start(host)?;
+    }
     // Once alone: from now on the requester knows its compiler and what that consists of.
     batch(&warm, 0..1, 1).run(requester, warm.dir(), &[], BATCH_LIMIT)?;
     let bytes = toolchain_bytes(requester)?;

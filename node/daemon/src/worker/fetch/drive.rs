@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,11 +18,11 @@ use tokio::{
 };
 
 use super::{
-    FetchError, Transfer,
+    FetchError, Fetcher, Transfer,
     live::{Live, Progress},
     source::{self, Event},
 };
-use crate::worker::shelf::Shelf;
+use crate::worker::adopt;
 
 /// Events of sources not yet taken; pieces are on disk by then.
 const EVENTS_MAX: usize = 64;
@@ -38,16 +37,14 @@ const TELL_EVERY: Duration = Duration::from_secs(2);
 
 /// Fetches what is missing of a toolchain and puts it on the shelf.
 pub(super) async fn run(
-    shelf: &Arc<Shelf>,
-    incoming: &Path,
+    fetcher: &Fetcher,
     mesh: &Mesh,
     transfer: &Arc<Transfer>,
     spared: Option<NodeId>,
 ) -> Result<(), FetchError> {
     let (sender, mut events) = mpsc::channel(EVENTS_MAX);
     let mut drive = Drive {
-        shelf,
-        incoming,
+        fetcher,
         mesh,
         transfer,
         spared,
@@ -76,15 +73,14 @@ pub(super) async fn run(
         drive.ask();
     }
     let toolchain = drive.going.as_ref().expect("a done transfer has begun").live.toolchain.clone();
-    let shelf = shelf.clone();
+    let shelf = fetcher.shelf.clone();
     let put = tokio::task::spawn_blocking(move || shelf.put((*toolchain).clone()));
     put.await.map_err(std::io::Error::other)??;
     Ok(())
 }
 
 struct Drive<'a> {
-    shelf: &'a Arc<Shelf>,
-    incoming: &'a Path,
+    fetcher: &'a Fetcher,
     mesh: &'a Mesh,
     transfer: &'a Arc<Transfer>,
     spared: Option<NodeId>,
@@ -207,9 +203,14 @@ impl Drive<'_> {
     }
 
     async fn begin(&mut self, toolchain: Toolchain, values: PieceValues) -> Result<(), FetchError> {
-        self.shelf.pin(&toolchain);
-        let (store, incoming) = (self.shelf.store().clone(), self.incoming.to_owned());
-        let open = tokio::task::spawn_blocking(move || Live::open(toolchain, values, store, &incoming));
+        let Fetcher { shelf, adopter, incoming, .. } = self.fetcher;
+        shelf.pin(&toolchain);
+        let (store, adopter, incoming) = (shelf.store().clone(), adopter.clone(), incoming.clone());
+        let open = tokio::task::spawn_blocking(move || {
+            let adopt::Taken { files, bytes } = adopter.take_over(&toolchain, &store);
+            tracing::info!(files, bytes, "took files of this machine for a toolchain");
+            Live::open(toolchain, values, store, &incoming)
+        });
         let live = Arc::new(open.await.map_err(std::io::Error::other)??);
         self.unfinished = live.unfinished().into_iter().collect();
         let here = live.progress.borrow().have.clone();

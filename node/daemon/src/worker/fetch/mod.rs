@@ -1,6 +1,7 @@
 //! Getting a toolchain from members that have it, or some of it.
 //!
-//! Sources are the member that wanted the compile, those whose adverts list the toolchain, those that a source says
+//! What lies on this machine's own paths with the right contents is taken from there first ([`super::adopt`]); with the
+//! same packages, that is all. Sources of the rest are the member that wanted the compile, those whose adverts list the toolchain, those that a source says
 //! are fetching it too, and, when these are not enough, those that say on the DHT that they have it. `Swarm` of the
 //! protocol decides whom to ask for which piece; here are its streams and files.
 //!
@@ -30,7 +31,10 @@ use barn_mesh::{Mesh, stream::StreamError};
 use barn_protocol::{Digest, NodeId};
 pub(crate) use live::{Live, Opened, Progress, read_piece};
 
-use super::shelf::{Shelf, ShelfError};
+use super::{
+    adopt::Adopter,
+    shelf::{Shelf, ShelfError},
+};
 use crate::toolchain::policy::PolicyError;
 
 /// Toolchains fetched at the same time; each may be 200 MB.
@@ -104,16 +108,17 @@ impl Transfer {
 /// Puts toolchains of other members on the shelf.
 pub struct Fetcher {
     shelf: Arc<Shelf>,
+    adopter: Arc<Adopter>,
     incoming: PathBuf,
     transfers: Mutex<HashMap<Digest, Arc<Transfer>>>,
 }
 
 impl Fetcher {
-    /// A fetcher for `shelf` with nothing on its way.
-    pub(super) fn new(shelf: Arc<Shelf>) -> Arc<Self> {
+    /// A fetcher for `shelf` with nothing on its way. What `adopter` finds here is not fetched.
+    pub(super) fn new(shelf: Arc<Shelf>, adopter: Arc<Adopter>) -> Arc<Self> {
         let incoming = shelf.incoming_dir();
         live::sweep(&incoming);
-        Arc::new(Self { shelf, incoming, transfers: Mutex::default() })
+        Arc::new(Self { shelf, adopter, incoming, transfers: Mutex::default() })
     }
 
     /// What is being fetched now.
@@ -164,7 +169,7 @@ impl Fetcher {
     ) -> Result<(), FetchError> {
         let toolchain = transfer.toolchain;
         let began = std::time::Instant::now();
-        let came = drive::run(&self.shelf, &self.incoming, mesh, transfer, spared).await;
+        let came = drive::run(self, mesh, transfer, spared).await;
         self.lock().remove(&toolchain);
         match &came {
             Ok(()) => tracing::info!(%toolchain, took = ?began.elapsed(), "fetched a toolchain"),

@@ -81,6 +81,11 @@ impl Copies {
         Err(TreeError::Missing(digest))
     }
 
+    /// Whether the contents can be linked, as far as is known: [`Self::trim`] may be about to remove them.
+    pub(super) fn has(&self, digest: Digest, executable: bool) -> bool {
+        self.lock().sizes.contains_key(&(digest, executable))
+    }
+
     /// Removes what lies in no tree, if there is too much.
     pub(super) fn trim(&self) {
         let mut kept = self.lock();

@@ -148,6 +148,12 @@ impl Trees {
         Ok(lease)
     }
 
+    /// Whether a file is here for the next tree, without asking the store. It may go before it is laid out, if
+    /// nothing of it is in a tree; the action then fails as with a blob that was evicted.
+    pub(crate) fn have(&self, digest: Digest, executable: bool) -> bool {
+        self.copies.has(digest, executable)
+    }
+
     /// Removes trees that have been idle for too long at `now`, some in each turn.
     pub(crate) fn age_out(&self, now: Instant) {
         let aged = self.lock().aged(now);

@@ -185,6 +185,9 @@ fn eviction_breaks_no_tree() {
     drop(house.trees.lay_out(owner(1), &items).unwrap());
     house.store.clear();
     assert!(!house.store.contains(&Digest::of(b"one")));
+    let one = Digest::of(b"one");
+    assert!(house.trees.have(one, false) && house.trees.have(Digest::of(b"cc"), true));
+    assert!(!house.trees.have(one, true) && !house.trees.have(Digest::of(b"never"), false));
     for number in [1, 2] {
         // The second has no tree yet, but copies are kept.
         let lease = house.trees.lay_out(owner(number), &items).unwrap();
