@@ -76,12 +76,23 @@ fn a_free_core_never_waits_for_a_busy_worker() {
 }
 
 #[test]
+fn a_free_core_that_is_far_slower_waits_for_a_good_worker() {
+    let mut desk = Desk::experienced(1, 100 * S, S);
+    desk.advert(1, 1, 1).trust(1).submit(0..2).runs(&[(0, on(1))]);
+    desk.begin(0, 1).wait(S).finish(0, on(1), S).runs(&[(1, on(1))]);
+    // One that is late is waited for ever less.
+    let mut desk = Desk::experienced(1, 10 * S, S);
+    desk.advert(1, 1, 1).trust(1).submit(0..2).runs(&[(0, on(1))]).begin(0, 1);
+    desk.wait(2 * S).runs(&[]).wait(20 * S).runs(&[(1, Place::Local)]);
+}
+
+#[test]
 fn the_better_of_two_workers_is_taken_first() {
     let mut desk = Desk::experienced(1, 20 * S, 20 * S);
     desk.advert(1, 4, 4).trust(1).advert(2, 4, 4).trust(2);
     for n in [1, 2] {
         let worker = desk.placement.workers.get_mut(&id(n)).expect("advertised");
-        let wall = if n == 1 { S } else { 4 * S };
+        let wall = if n == 1 { S } else { 2 * S };
         (0..200).for_each(|_| worker.rate.measured(S, 1.0, rate::work(task(0).cost), wall));
     }
     desk.submit(0..6)

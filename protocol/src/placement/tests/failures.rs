@@ -95,6 +95,58 @@ fn a_flapping_worker_costs_one_lost_try_a_minute() {
     assert_eq!(lost_at.len(), 10, "in ten minutes");
 }
 
+/// Three workers with a task each, and one here.
+fn three_at_work() -> Desk {
+    let mut desk = Desk::new(1);
+    (1..=3).for_each(|n| {
+        desk.advert(n, 1, 1).trust(n);
+    });
+    desk.submit(0..4);
+    assert_eq!(desk.decisions().len(), 4);
+    desk
+}
+
+#[test]
+fn a_stall_of_this_machine_is_not_held_against_the_workers() {
+    for lost in [2, 3] {
+        let mut desk = three_at_work();
+        (1..=lost).for_each(|n| {
+            desk.tell(Event::WorkerLost(id(n))).wait(S / 100);
+        });
+        desk.decisions();
+        assert_eq!(desk.placement.waiting(), usize::from(lost), "{lost} lost");
+        desk.wait(S);
+        (1..=lost).for_each(|n| {
+            desk.advert(n, 1, 1);
+        });
+        assert_eq!(desk.decisions().len(), usize::from(lost), "{lost} lost");
+        assert!(desk.placement.workers(desk.now).all(|worker| worker.paused_until.is_none()));
+    }
+}
+
+/// The streams of a connection may break before the connection is said to be gone.
+#[test]
+fn broken_streams_count_as_the_loss_of_their_worker() {
+    let mut desk = three_at_work();
+    for n in 1..=3 {
+        let there = (0..4).find(|task| desk.placement.place_of(*task) == Some(on(n))).expect("one is there");
+        desk.fail(there, n, Failure::Lost);
+    }
+    (1..=3).for_each(|n| {
+        desk.tell(Event::WorkerLost(id(n)));
+    });
+    assert!(desk.placement.workers(desk.now).all(|worker| worker.paused_until.is_none()));
+}
+
+#[test]
+fn one_worker_lost_alone_is_paused() {
+    let mut desk = three_at_work();
+    desk.tell(Event::WorkerLost(id(1))).wait(LOSSES_TOGETHER + S).tell(Event::WorkerLost(id(2)));
+    desk.advert(1, 1, 1).advert(2, 1, 1).runs(&[]);
+    let paused = desk.placement.workers(desk.now).filter(|worker| worker.paused_until.is_some()).count();
+    assert_eq!(paused, 2);
+}
+
 #[test]
 fn a_liar_is_sent_away_for_the_day() {
     Desk::new(1)

@@ -46,3 +46,21 @@ fn another_requesters_full_slots_leave_a_place_in_the_queue() {
     };
     busy_office(0, 0).tell(full).trust(1).submit(1..9).runs(&[(1, on(1))]);
 }
+
+/// The next compiler begins while the outputs of the last one still travel.
+#[test]
+fn the_wait_in_the_queue_is_not_taken_for_work() {
+    let mut desk = busy_office(1, 4);
+    desk.submit(1..3).runs(&[(1, on(1)), (2, on(1))]);
+    for n in 1..15 {
+        desk.begin(n, 1).wait(S / 20);
+        if n > 1 {
+            desk.finish(n - 1, on(1), S);
+        }
+        desk.submit(n + 2..n + 3).decisions();
+        desk.wait(S * 19 / 20);
+    }
+    let view = desk.placement.workers(desk.now).next().expect("known");
+    let wall = rate::wall(view.seconds_per_byte, rate::work(task(0).cost));
+    assert!((S..S * 11 / 10).contains(&wall), "{wall:?}");
+}

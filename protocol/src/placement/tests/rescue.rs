@@ -52,17 +52,39 @@ fn a_straggler_is_raced_on_a_free_worker_and_the_first_result_counts() {
 }
 
 #[test]
-fn a_straggler_comes_home_when_no_worker_is_free() {
+fn a_straggler_of_a_good_worker_comes_home_only_when_it_seems_stuck() {
     let mut desk = busy_office(1, 0);
     desk.submit(1..2).runs(&[(1, on(1))]).begin(1, 1);
-    desk.wait(S).finish(0, Place::Local, 20 * S).runs(&[]).wait(4 * S).takes_back(
-        1,
-        Place::Local,
-        Why::Overdue,
-    );
+    // Overdue after 3.5 s: it is larger than it looked, and would be so here.
+    desk.wait(S).finish(0, Place::Local, 20 * S).runs(&[]).wait(4 * S).runs(&[]).wait(S).runs(&[]);
+    desk.wait(2 * S).takes_back(1, Place::Local, Why::Overdue);
     // The stale result of the worker does no harm.
     desk.finish(1, on(1), S).runs(&[]);
     assert_eq!(desk.placement.place_of(1), Some(Place::Local));
+}
+
+#[test]
+fn a_straggler_comes_home_to_a_machine_that_is_far_quicker() {
+    let mut desk = Desk::experienced(1, S, 8 * S);
+    desk.advert(1, 1, 1).trust(1).submit(0..12).wait(S / 2).decisions();
+    let there = (0..12).find(|task| desk.placement.place_of(*task) == Some(on(1))).expect("one is sent away");
+    desk.begin(there, 1);
+    for task in (0..12).filter(|task| *task != there) {
+        desk.decisions();
+        desk.wait(S).finish(task, Place::Local, S);
+    }
+    desk.takes_back(there, Place::Local, Why::Sooner);
+}
+
+#[test]
+fn what_is_late_does_not_come_home_while_inputs_are_sought() {
+    let mut desk = busy_office(1, 0);
+    desk.submit(1..2).runs(&[(1, on(1))]).begin(1, 1).finish(0, Place::Local, 20 * S);
+    desk.placement.local = Rate::default();
+    let work = rate::work(task(0).cost);
+    (0..40).for_each(|_| desk.placement.local.measured(desk.now, DEFAULT_SECONDS_PER_BYTE, work, S / 10));
+    desk.tell(Event::FindingStarted).wait(4 * S).runs(&[]);
+    desk.tell(Event::FindingEnded).takes_back(1, Place::Local, Why::Overdue);
 }
 
 #[test]
