@@ -38,6 +38,8 @@ pub(super) struct Breaker {
     trusted_from: Option<Duration>,
     /// Failures whose cause is not known yet.
     suspicions: u32,
+    /// What it was before a lost connection opened it, until it is open for another reason or a probe is sent.
+    before_loss: Option<(State, Option<Duration>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +90,7 @@ impl Breaker {
     pub(super) fn sent(&mut self, now: Duration) {
         if matches!(self.state, State::Open { until } if until <= now) {
             self.state = State::Probing;
+            self.before_loss = None;
         }
     }
 
@@ -108,11 +111,26 @@ impl Breaker {
 
     pub(super) fn failed(&mut self, now: Duration, failure: Failure) {
         match failure {
-            Failure::BadResult => self.open(now + QUARANTINE_TIME),
+            Failure::BadResult => {
+                self.before_loss = None;
+                self.open(now + QUARANTINE_TIME);
+            }
             // Each lost connection costs whatever ran over it, and a flapping peer may cost one a minute.
-            Failure::Lost => self.open(now + OPEN_TIME),
+            Failure::Lost => {
+                if !matches!(self.state, State::Open { .. }) {
+                    self.before_loss = Some((self.state, self.trusted_from));
+                }
+                self.open(now + OPEN_TIME);
+            }
             _ if failure.may_be_the_tasks_own() => self.suspicions += 1,
             _ => self.count(now),
+        }
+    }
+
+    /// The lost connection was not its fault: it is as it was before.
+    pub(super) fn forgive_loss(&mut self) {
+        if let Some(before) = self.before_loss.take() {
+            (self.state, self.trusted_from) = before;
         }
     }
 
@@ -251,6 +269,35 @@ mod tests {
             (0..3).for_each(|_| b.proven(Duration::ZERO));
         };
         assert_eq!(limits(proven, &[0, 59, 60]), [0, 0, 1]);
+    }
+
+    #[test]
+    fn a_loss_is_forgiven_but_nothing_else() {
+        let forgiven = |b: &mut Breaker| {
+            fail(b, Failure::Timeout, 2);
+            fail(b, Failure::Lost, 3);
+            b.forgive_loss();
+        };
+        assert_eq!(limits(forgiven, &[0]), [u32::MAX]);
+        let counted = |b: &mut Breaker| {
+            forgiven(b);
+            fail(b, Failure::Timeout, 1);
+        };
+        assert_eq!(limits(counted, &[0, 60]), [0, 1], "what was counted before still counts");
+        for lie in [[Failure::Lost, Failure::BadResult], [Failure::BadResult, Failure::Lost]] {
+            let liar = |b: &mut Breaker| {
+                lie.iter().for_each(|failure| fail(b, *failure, 1));
+                b.forgive_loss();
+            };
+            assert_eq!(limits(liar, &[61]), [0]);
+        }
+        let late = |b: &mut Breaker| {
+            fail(b, Failure::Lost, 1);
+            b.sent(S * 60);
+            b.failed(S * 61, Failure::Timeout);
+            b.forgive_loss();
+        };
+        assert_eq!(limits(late, &[62]), [0], "a probe has failed since");
     }
 
     #[test]

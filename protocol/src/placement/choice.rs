@@ -19,6 +19,10 @@ pub const OVERDUE_SLACK: Duration = Duration::from_millis(500);
 /// go first, and on a slow machine that nobody knows yet they would take the whole build.
 pub const UNPROVEN_WORK: f64 = 1.5;
 
+/// A task is kept from a free slot here, for a slot of a proven worker that is not free yet, when it would end by this
+/// factor sooner there, besides [`REMOTE_MARGIN`]: a long one begun on a slow machine is the end of the build.
+pub const IDLE_MARGIN: f64 = 1.5;
+
 /// A place for a task, from when, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offer {
@@ -119,7 +123,7 @@ impl Placement {
     }
 
     /// The slot in which a task is predicted to end first. With a free slot here, slots that are not free yet
-    /// do not count: a core that idles while a task waits must not happen. But while inputs are being found here
+    /// hardly count: a core should not idle while a task waits, unless it is far slower. But while inputs are being found here
     /// for other tasks, this machine's CPU first serves those that can keep the workers busy.
     fn best_offer(&self, now: Duration, horizon: &Horizon, tracked: &Tracked) -> Offer {
         let here = self.offer_here(horizon, tracked);
@@ -133,9 +137,14 @@ impl Placement {
             if !candidate.proven && self.work(tracked) > self.typical_work * UNPROVEN_WORK {
                 continue;
             }
-            let counts = offer.start.is_zero() || !here.start.is_zero() || (feeding && offer.open);
-            let score = self.score(now, candidate, tracked, &offer);
-            if counts && score < best.0 {
+            let mut score = self.score(now, candidate, tracked, &offer);
+            if !(offer.start.is_zero() || !here.start.is_zero() || (feeding && offer.open)) {
+                if !candidate.proven {
+                    continue;
+                }
+                score = score.mul_f64(IDLE_MARGIN);
+            }
+            if score < best.0 {
                 best = (score, offer);
             }
         }

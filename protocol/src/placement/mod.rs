@@ -19,7 +19,8 @@
 //! and the reasons are in `docs/placement.md`.
 //!
 //! Invariants: a task runs at one place at a time, or on two workers when that was decided; at most
-//! `local_slots` tasks of the queue run here; a task waits only while every slot here is taken; after
+//! `local_slots` tasks of the queue run here; a task waits only while every slot here is taken or a worker is believed
+//! to end it much sooner; after
 //! [`REMOTE_TRIES_MAX`] failed tries, or a failure that may be the task's own, it runs here; it is sent to another
 //! worker without a failure at most [`MOVES_MAX`] times.
 
@@ -40,6 +41,7 @@ mod choice;
 mod familiar;
 mod handover;
 mod horizon;
+mod losses;
 mod rate;
 mod rescue;
 mod spread;
@@ -50,13 +52,16 @@ mod types;
 mod worker;
 
 pub use breaker::{FAILURES_MAX, OPEN_TIME, QUARANTINE_TIME, UNPROVEN_TIME};
-pub use choice::{OVERDUE_SLACK, UNPROVEN_WORK};
+pub use choice::{IDLE_MARGIN, OVERDUE_SLACK, UNPROVEN_WORK};
 use familiar::Familiar;
 pub use handover::{FIRST_PATIENCE, HANDOVER_DEFAULT};
+use losses::Losses;
+pub use losses::{LOSSES_MIN, LOSSES_TOGETHER};
 use rate::Rate;
 pub use rate::{COST_FIXED_BYTES, DEFAULT_SECONDS_PER_BYTE, FORGET_AFTER, MEMORY, WALL_MAX};
 pub use rescue::{
-    GAIN_MIN, GIVE_UP_MARGIN, HEDGE_MARGIN, HEDGED_SHARE, MOVES_MAX, SUSPECT_RATIO, TAKE_BACK_MARGIN,
+    GAIN_MIN, GIVE_UP_MARGIN, HEDGE_MARGIN, HEDGED_SHARE, MOVES_MAX, STUCK_RATIO, SUSPECT_RATIO,
+    TAKE_BACK_MARGIN,
 };
 use spread::Spread;
 use task::{Run, Tracked};
@@ -116,6 +121,7 @@ pub struct Placement {
     mesh: Rate,
     /// How far workers' times are from their predictions.
     spread: Spread,
+    losses: Losses,
     familiar: Familiar,
     /// The work of the last tasks, as a moving average, in bytes.
     typical_work: f64,
@@ -142,6 +148,7 @@ impl Placement {
             local: Rate::default(),
             mesh: Rate::default(),
             spread: Spread::default(),
+            losses: Losses::default(),
             familiar: Familiar::default(),
             typical_work: rate::work(TYPICAL_COST),
             random: Random::new(config.seed),
@@ -286,8 +293,26 @@ impl Placement {
             self.failed(now, task, id, Failure::Lost);
         }
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.online = false;
+            let was_online = std::mem::replace(&mut worker.online, false);
             worker.free = 0;
+            if was_online {
+                self.count_loss(now, id);
+            }
+        }
+    }
+
+    /// When most peers are lost at one moment, that is not held against them: they get tasks again as soon as they
+    /// are connected.
+    fn count_loss(&mut self, now: Duration, id: NodeId) {
+        let online = self.workers.iter().filter(|(_, worker)| worker.online).map(|(id, _)| *id);
+        let forgiven = self.losses.lost(now, id, online);
+        for id in &forgiven {
+            if let Some(worker) = self.workers.get_mut(id) {
+                worker.forgive_loss();
+            }
+        }
+        for tracked in self.tasks.values_mut().filter(|tracked| tracked.failure == Some(Failure::Lost)) {
+            tracked.avoid.retain(|id| !forgiven.contains(id));
         }
     }
 
@@ -317,6 +342,9 @@ impl Placement {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.returned(now, &run);
             worker.failed(now, failure);
+            if failure == Failure::Lost {
+                return self.count_loss(now, id);
+            }
             if failure == Failure::Timeout {
                 worker.rate.measured(now, prior, work, now.saturating_sub(run.since));
             }

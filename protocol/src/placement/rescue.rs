@@ -3,12 +3,13 @@
 //! ```text
 //!  in a worker's queue, or sent and not begun ── a free slot elsewhere ends it clearly sooner ──▶ taken back
 //!  begun ── overdue, or (nothing waits) a free slot of a worker ends it clearly sooner ──▶ hedged there
-//!        └─ a free slot here, no free worker, and it is overdue or would take twice as long ──▶ taken back
+//!        └─ nothing waits, and a free slot here ends it twice as soon, or it seems stuck ──▶ taken back
 //! ```
 //!
 //! A hedge is a second run on another worker; the first result counts. Here there is no race: once the wrapper
 //! compiles, its outputs are the ones. So a task that has begun on a worker comes here only when that is clearly
-//! better, and is then cancelled there.
+//! better, and is then cancelled there. Of a good worker's late task we believe that it is larger than it looked, here
+//! as well as there; only when it is late beyond reason, that the worker is stuck.
 
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ pub const TAKE_BACK_MARGIN: f64 = 1.25;
 pub const HEDGE_MARGIN: f64 = 1.25;
 /// A begun one is given up for a run here when it ends by this factor sooner.
 pub const GIVE_UP_MARGIN: f64 = 2.0;
+/// A begun run that takes this many times what makes it overdue is believed to be stuck: its worker stopped, and the task
+/// is as large as it looked.
+pub const STUCK_RATIO: f64 = 2.0;
 /// Once a worker was too late, its other tasks are overdue after this many times their prediction.
 pub const SUSPECT_RATIO: f64 = 1.25;
 /// Less than this is not worth a message.
@@ -105,11 +109,17 @@ impl Placement {
     ) -> Option<Rescue> {
         let begun = run.started.is_some();
         let overdue = run.is_overdue(now);
-        let known = run.worker().and_then(|id| self.workers.get(&id)).is_some_and(|w| w.breaker.is_proven());
-        let here_margin = if begun && known && !overdue { GIVE_UP_MARGIN } else { TAKE_BACK_MARGIN };
+        let alive = begun && self.is_alive(now, run);
+        let here_margin = if alive { GIVE_UP_MARGIN } else { TAKE_BACK_MARGIN };
         // One that is raced already comes here only when both are late.
         let may_come = tracked.hedge.is_none_or(|hedge| hedge.is_overdue(now));
-        let here = Some(self.offer_here(horizon, tracked)).filter(|_| may_come);
+        // What is being found is for workers that wait.
+        let here =
+            Some(self.offer_here(horizon, tracked)).filter(|_| may_come && (!alive || self.finding == 0));
+        let here = here.map(|offer| match run.started {
+            Some(started) if alive => larger(offer, now.saturating_sub(started), run.expected),
+            _ => offer,
+        });
         let workers = horizon.workers.iter().filter(|_| tracked.may_wander());
         let elsewhere = workers.filter_map(|worker| {
             let offer = self.offer_of(now, worker, tracked)?;
@@ -127,6 +137,14 @@ impl Placement {
         let hedge = begun && offer.place != Place::Local;
         let why = if overdue { Why::Overdue } else { Why::Sooner };
         Some(Rescue { task: tracked.task.id, offer, hedge, gain: there.saturating_sub(offer.end()), why })
+    }
+
+    /// Whether a begun run is believed to go on, however late it is.
+    fn is_alive(&self, now: Duration, run: &Run) -> bool {
+        let worker = run.worker().and_then(|id| self.workers.get(&id));
+        let Some(started) = run.started else { return false };
+        let stuck = now.saturating_sub(started) > run.due.saturating_sub(started).mul_f64(STUCK_RATIO);
+        worker.is_some_and(|worker| worker.breaker.is_proven()) && !stuck
     }
 
     fn carry_out(&mut self, now: Duration, rescue: Rescue) -> Decision {
@@ -195,6 +213,12 @@ impl Placement {
         worker.started(now, run);
         run.due = now + run.expected.mul_f64(straggles_at) + OVERDUE_SLACK;
     }
+}
+
+/// An offer for a task that has taken `elapsed` elsewhere and not `expected`: it is that much larger.
+fn larger(offer: Offer, elapsed: Duration, expected: Duration) -> Offer {
+    let factor = elapsed.as_secs_f64() / expected.as_secs_f64().max(0.001);
+    Offer { wall: offer.wall.mul_f64(factor.max(1.0)), ..offer }
 }
 
 /// When the first of a task's runs is predicted to end.

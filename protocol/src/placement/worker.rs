@@ -140,10 +140,13 @@ impl Worker {
 
     /// The worker says that a task of ours begins. Whatever it says, the time that counts as taken there begins
     /// no later than the slot was free and the inputs could have arrived: a worker cannot talk itself quicker.
+    /// When all its slots have tasks of ours, it thereby says that one of those has just ended, whose outputs are
+    /// still on their way.
     pub(super) fn started(&mut self, now: Duration, run: &mut Run) {
         let mut ready = run.since + self.handover.expected();
         if run.is_queued() {
-            ready = ready.max(self.freed);
+            let all_ours = self.in_flight - self.queued >= self.slots;
+            ready = ready.max(if all_ours { now } else { self.freed });
             self.queued = self.queued.saturating_sub(1);
             self.queue_free = (self.queue_free + 1).min(self.queue_max);
             self.free = self.free.saturating_sub(1);
@@ -189,6 +192,11 @@ impl Worker {
 
     pub(super) fn failed(&mut self, now: Duration, failure: Failure) {
         self.breaker.failed(now, failure);
+    }
+
+    /// That its connection broke just now was not its fault.
+    pub(super) fn forgive_loss(&mut self) {
+        self.breaker.forgive_loss();
     }
 
     pub(super) fn declined(&mut self, now: Duration, run: &Run, toolchain: Digest, why: Decline) {

@@ -12,17 +12,31 @@ pub(crate) struct Host {
     /// CPU seconds each still needs.
     work: BTreeMap<u64, f64>,
     updated: Duration,
+    /// When it first had work and last ended some, and for how long it had any.
+    first: Option<Duration>,
+    last: Duration,
+    busy: Duration,
     /// Grows with every change: a due time computed before is void.
     pub(crate) generation: u64,
 }
 
 impl Host {
     pub(crate) fn new(cpu: f64, each: f64) -> Self {
-        Self { cpu, each, work: BTreeMap::new(), updated: Duration::ZERO, generation: 0 }
+        Self {
+            cpu,
+            each,
+            work: BTreeMap::new(),
+            updated: Duration::ZERO,
+            first: None,
+            last: Duration::ZERO,
+            busy: Duration::ZERO,
+            generation: 0,
+        }
     }
 
     pub(crate) fn begin(&mut self, now: Duration, number: u64, seconds: f64) {
         self.advance(now);
+        self.first.get_or_insert(now);
         self.work.insert(number, seconds);
     }
 
@@ -49,11 +63,22 @@ impl Host {
         Some(self.updated + Duration::from_secs_f64(least.max(0.0) / self.rate() + 1e-7))
     }
 
+    /// How long it had no work between `from` and `to`: before its first work, between pieces of it, and after the
+    /// last.
+    pub(crate) fn idle(&self, from: Duration, to: Duration) -> [Duration; 3] {
+        let Some(first) = self.first else { return [to - from, Duration::ZERO, Duration::ZERO] };
+        [first - from, self.last - first - self.busy, to.saturating_sub(self.last)]
+    }
+
     fn rate(&self) -> f64 {
         self.each.min(self.cpu / self.work.len().max(1) as f64)
     }
 
     fn advance(&mut self, now: Duration) {
+        if !self.work.is_empty() {
+            self.busy += now - self.updated;
+            self.last = now;
+        }
         let done = (now - self.updated).as_secs_f64() * self.rate();
         self.work.values_mut().for_each(|left| *left -= done);
         self.updated = now;

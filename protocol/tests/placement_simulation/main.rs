@@ -14,13 +14,14 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use world::{HONEST, Outcome, Scenario, Sizes, Temper, WorkerKind, World};
 
 const MS: Duration = Duration::from_millis(1);
-const TEMPERS: [Temper; 8] = [
+const TEMPERS: [Temper; 9] = [
     Temper::Honest,
     Temper::Shared,
     Temper::Boaster,
     Temper::Failing,
     Temper::Silent,
     Temper::Stopped,
+    Temper::StopsAfter(3),
     Temper::Flapping,
     Temper::Liar,
 ];
@@ -35,6 +36,8 @@ fn build(name: &'static str, seed: u64, workers: &[WorkerKind]) -> Scenario {
         tasks: 300,
         at_once: 300,
         finding: 0.0,
+        serving: 0.0,
+        noise: 0.0,
         sizes: Sizes::Wide,
         workers: workers.to_vec(),
     }
@@ -83,6 +86,8 @@ fn fractions(name: &'static str, seed: u64, cpu: f64, workers: usize, worker_cpu
         tasks: 106,
         at_once: 24,
         finding: 0.015,
+        serving: 0.0,
+        noise: 0.0,
         sizes: Sizes::LogNormal(0.45),
         workers: vec![kind],
     }
@@ -94,7 +99,9 @@ fn shares(scenario: impl Fn(u64) -> Scenario) -> (f64, f64) {
     let outcomes: Vec<Outcome> = (0..20).map(|seed| run(&scenario(seed))).collect();
     let mean = |share: fn(&Outcome) -> f64| outcomes.iter().map(share).sum::<f64>() / outcomes.len() as f64;
     let shares = (mean(Outcome::share), mean(Outcome::share_of_attainable));
-    println!("{}: mean shares {:.3} and {:.3}", scenario(0).name, shares.0, shares.1);
+    let idle = [0, 1, 2].map(|n| outcomes.iter().map(|outcome| outcome.idle[n]).sum::<f64>() / 20.0);
+    let name = scenario(0).name;
+    println!("{name}: mean shares {:.3} and {:.3}, workers idle {idle:.3?}", shares.0, shares.1);
     shares
 }
 
@@ -102,6 +109,34 @@ fn shares(scenario: impl Fn(u64) -> Scenario) -> (f64, f64) {
 fn eight_equal_hosts_reach_what_eight_hosts_can() {
     let (share, attained) = shares(|seed| fractions("eight equal", seed, 0.2, 7, 0.2));
     assert!(share >= 0.86 && attained >= 0.92, "{share:.3} {attained:.3}");
+}
+
+/// Eight hosts of 0.2 CPU as the bench has them: the same unit takes up to 1.9 times as long on one of two equal
+/// hosts, and feeding a worker costs the requester 25 ms of CPU.
+fn bench(seed: u64) -> Scenario {
+    let sizes = Sizes::LogNormal(0.5);
+    Scenario { tasks: 107, serving: 0.010, noise: 0.3, sizes, ..fractions("as the bench", seed, 0.2, 7, 0.2) }
+}
+
+#[test]
+fn eight_noisy_hosts_reach_what_eight_hosts_can() {
+    let (share, attained) = shares(bench);
+    assert!(share >= 0.83 && attained >= 0.9, "{share:.3} {attained:.3}");
+}
+
+/// Workers that have proven themselves and then stop, with all they have.
+#[test]
+fn what_a_good_worker_holds_when_it_stops_is_done_elsewhere() {
+    let stopping = WorkerKind { count: 2, temper: Temper::StopsAfter(5), ..HONEST };
+    check("stopping", &[WorkerKind { count: 3, ..HONEST }, stopping], 1.8, 0.3);
+    for seed in 0..20 {
+        let honest = bench(seed);
+        let [kind] = &honest.workers[..] else { panic!("one kind of worker") };
+        let stopping = WorkerKind { count: 1, temper: Temper::StopsAfter(5), ..kind.clone() };
+        let workers = vec![WorkerKind { count: 6, ..kind.clone() }, stopping];
+        let outcome = run(&Scenario { name: "one of seven stops", workers, ..honest });
+        assert!(outcome.share_of_attainable() > 0.65, "{outcome}");
+    }
 }
 
 #[test]
@@ -241,6 +276,8 @@ fn hundreds_of_offices() {
             tasks: random.gen_range(1..80),
             at_once: random.gen_range(1..40),
             finding: 0.005,
+            serving: 0.005,
+            noise: if random.gen_bool(0.5) { 0.3 } else { 0.0 },
             sizes: if random.gen_bool(0.5) { Sizes::Wide } else { Sizes::LogNormal(0.45) },
         };
         run(&scenario);

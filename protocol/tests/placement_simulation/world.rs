@@ -36,6 +36,8 @@ pub(crate) enum Temper {
     Silent,
     /// Takes work, says that it begins, and never answers again.
     Stopped,
+    /// Stops like that after it has ended so many tasks well.
+    StopsAfter(u32),
     /// Its connection breaks and comes back every few seconds.
     Flapping,
     /// Its blobs do not match.
@@ -92,6 +94,10 @@ pub(crate) struct Scenario {
     pub(crate) at_once: u64,
     /// CPU seconds it takes here to find the inputs of a task.
     pub(crate) finding: f64,
+    /// CPU seconds it takes here to receive what a worker made.
+    pub(crate) serving: f64,
+    /// How much more or less than its mean one run of a task may take; 0.3 for 30 % either way.
+    pub(crate) noise: f64,
     pub(crate) sizes: Sizes,
     pub(crate) workers: Vec<WorkerKind>,
 }
@@ -134,6 +140,8 @@ struct Worker {
     shipped: Vec<u64>,
     others: u32,
     fetching: bool,
+    /// Tasks it has ended well.
+    done: u32,
 }
 
 /// One run of a task.
@@ -161,6 +169,8 @@ pub(crate) struct World {
     calls: VecDeque<u64>,
     /// Tasks whose inputs are being found, by the number of that work.
     finding: BTreeMap<u64, u64>,
+    /// Runs on workers whose outputs are being received, by the number of that work.
+    serving: BTreeMap<u64, u64>,
     runs: BTreeMap<u64, Run>,
     ended: BTreeMap<u64, Duration>,
     lost_tries: BTreeMap<u64, u32>,
@@ -183,6 +193,8 @@ pub(crate) struct Outcome {
     pub(crate) local: u32,
     pub(crate) taken_back: u32,
     pub(crate) hedged: u32,
+    /// The mean share of the build in which a worker had nothing to do: at its beginning, between, at the end.
+    pub(crate) idle: [f64; 3],
 }
 
 impl Outcome {
@@ -197,9 +209,9 @@ impl Outcome {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { took, ideal, attainable, alone, sent, local, taken_back, hedged } = self;
+        let Self { took, ideal, attainable, alone, sent, local, taken_back, hedged, idle } = self;
         write!(f, "took {took:.1?}, ideal {ideal:.1?}, attainable {attainable:.1?}, alone {alone:.1?}, ")?;
-        write!(f, "here {local}, sent {sent:?}, taken back {taken_back}, hedged {hedged}")
+        write!(f, "here {local}, sent {sent:?}, taken back {taken_back}, hedged {hedged}, idle {idle:.2?}")
     }
 }
 
@@ -224,6 +236,7 @@ impl Worker {
             shipped: Vec::new(),
             others: 0,
             fetching: false,
+            done: 0,
         }
     }
 
@@ -260,6 +273,7 @@ impl World {
             submitted: 0,
             calls: VecDeque::new(),
             finding: BTreeMap::new(),
+            serving: BTreeMap::new(),
             runs: BTreeMap::new(),
             ended: BTreeMap::new(),
             lost_tries: BTreeMap::new(),
@@ -349,8 +363,16 @@ impl World {
         let cpu = |w: &Worker| cpu_of(w.kind.cpu, w.kind.slots, w.kind.speed);
         let mesh: f64 = self.workers.iter().filter(useful).map(cpu).sum();
         let own = cpu_of(self.scenario.cpu, self.scenario.local_slots, 1.0);
+        let idle = |worker: &Worker| {
+            worker.host.idle(start, self.now).map(|idle| idle.as_secs_f64() / took.as_secs_f64())
+        };
+        let idles: Vec<_> = self.workers.iter().map(idle).collect();
+        let idle =
+            [0, 1, 2].map(|part| idles.iter().map(|idle| idle[part]).sum::<f64>() / idles.len() as f64);
         let overhead = self.workers.iter().map(|worker| worker.kind.overhead).fold(0.0, f64::max);
-        let all = seconds + total as f64 * (self.scenario.finding + overhead);
+        // What runs here need not be received.
+        let there = mesh / (own + mesh) * (overhead + self.scenario.serving);
+        let all = seconds + total as f64 * (self.scenario.finding + there);
         let bound = |work: f64, speed: f64| Duration::from_secs_f64((work / speed).max(longest / 4.0));
         Outcome {
             took,
@@ -361,6 +383,7 @@ impl World {
             local: self.local,
             taken_back: self.taken_back,
             hedged: self.hedged,
+            idle,
         }
     }
 
@@ -478,7 +501,8 @@ impl World {
                 self.local += 1;
                 let here = self.runs.values().filter(|run| run.place == Place::Local).count();
                 self.check("local slots are not exceeded", here <= self.scenario.local_slots as usize);
-                self.here.begin(self.now, run, self.works[task as usize].0);
+                let seconds = self.one_run(task);
+                self.here.begin(self.now, run, seconds);
                 self.due(HERE);
             }
             Place::Worker(id) => {
@@ -488,6 +512,13 @@ impl World {
                 self.at(deadline, Happening::GivesUp(run));
             }
         }
+    }
+
+    /// CPU seconds that a run of a task takes this time.
+    fn one_run(&mut self, task: u64) -> f64 {
+        let noise = self.scenario.noise;
+        let factor = if noise > 0.0 { self.random.gen_range(1.0 - noise..1.0 + noise) } else { 1.0 };
+        self.works[task as usize].0 * factor
     }
 
     /// Cancels all runs of a task on workers.
@@ -548,11 +579,16 @@ impl World {
             let Some(number) = ready else { break };
             it.forget(number);
             it.running.push(number);
-            if let Some(run) = self.runs.get(&number) {
-                let seconds = self.works[run.task as usize].0 + it.kind.overhead;
+            let stops = match it.kind.temper {
+                Temper::Stopped => true,
+                Temper::StopsAfter(tasks) => it.done >= tasks,
+                _ => false,
+            };
+            if let Some(run) = self.runs.get(&number).copied() {
                 let started = Event::Started { task: run.task, worker: it.id };
-                if it.kind.temper != Temper::Stopped {
-                    it.host.begin(self.now, number, seconds);
+                if !stops {
+                    let seconds = self.one_run(run.task) + self.workers[worker].kind.overhead;
+                    self.workers[worker].host.begin(self.now, number, seconds);
                 }
                 self.later(ROUND_TRIP / 2, Happening::Replies(number, started));
             }
@@ -564,11 +600,25 @@ impl World {
     fn replies(&mut self, run: u64, event: Event) {
         let about_live = self.runs.contains_key(&run);
         match event {
-            Event::Finished { task, place, .. } if about_live => self.finish(run, task, place),
+            Event::Finished { .. } if about_live => self.serve(run),
             Event::Started { .. } if about_live => self.tell(event),
             Event::Finished { .. } | Event::Started { .. } => {}
             // The end of these runs was already entered into the books.
             _ => self.tell(event),
+        }
+    }
+
+    /// A worker has ended a task: this machine receives what it made.
+    fn serve(&mut self, run: u64) {
+        self.counter += 1;
+        self.serving.insert(self.counter, run);
+        self.here.begin(self.now, self.counter, self.scenario.serving);
+        self.due(HERE);
+    }
+
+    fn served(&mut self, run: u64) {
+        if let Some(Run { task, place, .. }) = self.runs.get(&run).copied() {
+            self.finish(run, task, place);
         }
     }
 
@@ -608,14 +658,18 @@ impl World {
         }
         for ended in host.ended(now) {
             if number == HERE {
-                match self.finding.remove(&ended) {
-                    Some(task) => self.found(task),
-                    None => self.finish(ended, self.runs[&ended].task, Place::Local),
+                if let Some(task) = self.finding.remove(&ended) {
+                    self.found(task);
+                } else if let Some(run) = self.serving.remove(&ended) {
+                    self.served(run);
+                } else {
+                    self.finish(ended, self.runs[&ended].task, Place::Local);
                 }
                 continue;
             }
             // The slot is free before the outputs have travelled.
             self.workers[number].forget(ended);
+            self.workers[number].done += 1;
             if let Some(run) = self.runs.get(&ended).copied() {
                 let wall = now - run.since;
                 let finished = Event::Finished { task: run.task, place: run.place, wall, ok: true };
