@@ -85,6 +85,7 @@ pub async fn run(setup: Setup, peers: Vec<SocketAddr>) -> Result<(), NodeError> 
     tracing::info!("the node stops");
     let _ = std::fs::remove_file(path);
     node.worker.close();
+    node.requester.keeper.settle_all().await;
     node.stats.save();
     node.mesh.shutdown().await;
     Ok(())
@@ -133,6 +134,7 @@ async fn start(
         files: files.clone(),
         sight: sight.clone(),
         writers: Arc::default(),
+        keeper: Arc::default(),
         finder: IncludeScan::new(files, sight, Arc::new(Texts::default()), stats.clone(), cores as usize + 1),
         stats: stats.clone(),
         history: history.clone(),
