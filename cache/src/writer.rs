@@ -52,6 +52,11 @@ impl BlobWriter {
         File::open(&self.path)
     }
 
+    /// Whether all that was written so far is this blob.
+    pub fn is(&self, digest: &Digest) -> bool {
+        !self.failed && !self.too_large && Digest::from(self.hasher.finalize()) == *digest
+    }
+
     /// Puts what was written into the store.
     ///
     /// # Errors

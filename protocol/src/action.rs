@@ -1,6 +1,6 @@
 //! One compile as data: the action, its key, its result and the signed record of it.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +17,8 @@ use crate::{
 /// Context string of an action record's signature.
 pub const RECORD_CONTEXT: &str = "barnraise action record v1";
 
-/// One compile. A worker runs exactly this and never parses the user's argv.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One compile. A worker runs exactly this and never parses the user's argv. It travels as a [`crate::wire::Run`].
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
     /// The toolchain's digest.
     pub toolchain: Digest,
@@ -30,8 +30,9 @@ pub struct Action {
     pub env: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The working directory.
     pub cwd: TreePath,
-    /// All files the compile may see beside the toolchain.
-    pub inputs: Tree,
+    /// All files the compile may see beside the toolchain. Shared, for a tree of hundreds of entries is held by all who
+    /// deal with the action.
+    pub inputs: Arc<Tree>,
     /// The files the compile is expected to write, without the symlinks on the way.
     pub outputs: Vec<Output>,
 }
@@ -231,6 +232,7 @@ mod tests {
 
     use super::*;
     use crate::{Identity, tree::Entry};
+    use crate::{delta::TreeForm, wire::Run};
 
     fn path(text: &str) -> TreePath {
         TreePath::new(text).expect("a good path")
@@ -250,7 +252,7 @@ mod tests {
             argv: ["gcc", "-c", "x.c"].map(|arg| arg.as_bytes().to_vec()).to_vec(),
             env: BTreeMap::from([(b"LANG".to_vec(), b"C".to_vec()), (b"TZ".to_vec(), b"".to_vec())]),
             cwd: path("/w"),
-            inputs,
+            inputs: Arc::new(inputs),
             outputs: vec![output("/w/x.o", false), output("/w/x.su", true)],
         }
     }
@@ -308,8 +310,8 @@ mod tests {
             |a| drop(a.env.insert(b"LANG".to_vec(), b"D".to_vec())),
             |a| drop(a.env.insert(b"A".to_vec(), Vec::new())),
             |a| a.cwd = path("/"),
-            |a| a.inputs.insert(path("/w/y.h"), Entry::Directory).expect("it fits"),
-            |a| a.inputs = Tree::new(),
+            |a| Arc::make_mut(&mut a.inputs).insert(path("/w/y.h"), Entry::Directory).expect("it fits"),
+            |a| a.inputs = Arc::default(),
             |a| drop(a.outputs.pop()),
             |a| a.outputs.reverse(),
             |a| a.outputs[1].optional = false,
@@ -341,9 +343,11 @@ mod tests {
         #[test]
         fn the_key_survives_the_wire(argv in vec(vec(any::<u8>(), 0..20), 0..6)) {
             let sent = Action { argv, ..action() };
-            let bytes = crate::wire::encode(&sent).expect("it is small");
-            let received: Action = crate::wire::decode(&bytes).expect("it is well-formed");
-            prop_assert_eq!(received.key(), sent.key());
+            let run = Run::of(&sent, TreeForm::of(&sent.inputs, &[]), Vec::new());
+            let bytes = crate::wire::encode(&run).expect("it is small");
+            let received: Run = crate::wire::decode(&bytes).expect("it is well-formed");
+            let tree = received.inputs.tree(|_| None::<Tree>).expect("it is whole");
+            prop_assert_eq!(received.into_action(tree).key(), sent.key());
         }
     }
 

@@ -7,7 +7,7 @@
 //! length, and the packed bytes. All chunks but the last unpack to exactly [`crate::limits::CHUNK_BYTES_MAX`] bytes,
 //! and a zstd chunk is shorter than what it unpacks to. Resetting the stream cancels.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
@@ -96,7 +96,7 @@ impl Run {
             argv: self.argv,
             env: self.env,
             cwd: self.cwd,
-            inputs,
+            inputs: Arc::new(inputs),
             outputs: self.outputs,
         }
     }
@@ -379,7 +379,7 @@ mod tests {
             argv: vec![b"gcc".to_vec(), b"-c".to_vec(), b"x.c".to_vec()],
             env: [(b"LANG".to_vec(), b"C".to_vec())].into(),
             cwd: path("/src"),
-            inputs,
+            inputs: Arc::new(inputs),
             outputs: vec![Output { path: path("/src/x.o"), optional: false }],
         };
         let ahead = vec![Digest::of(b"int x;")];

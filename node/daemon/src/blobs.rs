@@ -31,34 +31,62 @@ pub(crate) async fn receive(
     finish(receive_unchecked(store, recv, digest, size).await?, &digest)
 }
 
-/// Receives a blob into the store, and opens it.
-///
-/// # Errors
-/// As [`receive`].
-pub(crate) async fn receive_open(
-    store: &Store,
-    recv: &mut (impl AsyncRead + Unpin),
-    blob: Blob,
-) -> Result<File, StreamError> {
-    let writer = receive_unchecked(store, recv, blob.digest, blob.size).await?;
-    let file = writer.reader().map_err(StreamError::Local)?;
-    finish(writer, &blob.digest)?;
-    Ok(file)
+/// A blob that came whole and is not in the store yet.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    digest: Digest,
+    writer: Box<BlobWriter>,
 }
 
-/// Puts bytes that claim to be a blob into the store, and opens it.
-///
-/// # Errors
-/// [`StreamError::Corrupt`] when they are not; otherwise when the store does not take them.
-pub(crate) fn keep_open(store: &Store, bytes: &[u8], blob: &Blob) -> Result<File, StreamError> {
-    if bytes.len() as u64 != blob.size {
-        return Err(StreamError::Corrupt(blob.digest));
+impl Arrived {
+    /// Receives a blob into a temporary file of the store.
+    ///
+    /// # Errors
+    /// As [`receive`].
+    pub(crate) async fn receive(
+        store: &Store,
+        recv: &mut (impl AsyncRead + Unpin),
+        blob: Blob,
+    ) -> Result<Self, StreamError> {
+        Self::checked(receive_unchecked(store, recv, blob.digest, blob.size).await?, blob.digest)
     }
-    let mut writer = store.writer().map_err(local)?;
-    writer.write_all(bytes).map_err(StreamError::Local)?;
-    let file = writer.reader().map_err(StreamError::Local)?;
-    finish(writer, &blob.digest)?;
-    Ok(file)
+
+    /// Takes bytes that claim to be a blob.
+    ///
+    /// # Errors
+    /// [`StreamError::Corrupt`] when they are not; otherwise when the store does not take them.
+    pub(crate) fn of(store: &Store, bytes: &[u8], blob: &Blob) -> Result<Self, StreamError> {
+        if bytes.len() as u64 != blob.size {
+            return Err(StreamError::Corrupt(blob.digest));
+        }
+        let mut writer = store.writer().map_err(local)?;
+        writer.write_all(bytes).map_err(StreamError::Local)?;
+        Self::checked(writer, blob.digest)
+    }
+
+    fn checked(writer: BlobWriter, digest: Digest) -> Result<Self, StreamError> {
+        if writer.is(&digest) {
+            Ok(Self { digest, writer: Box::new(writer) })
+        } else {
+            Err(StreamError::Corrupt(digest))
+        }
+    }
+
+    /// The blob at offset 0. It stays readable, whether it is kept or not.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(crate) fn open(&self) -> Result<File, StreamError> {
+        self.writer.reader().map_err(StreamError::Local)
+    }
+
+    /// Puts it into the store.
+    ///
+    /// # Errors
+    /// When the store does not take it.
+    pub(crate) fn keep(self) -> Result<(), StoreError> {
+        self.writer.finish_as(&self.digest).map(|_| ())
+    }
 }
 
 /// Sends a blob that lies among the user's files. Returns the bytes sent behind its header.

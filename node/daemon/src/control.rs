@@ -20,8 +20,14 @@ pub(crate) async fn answer(node: &Arc<Node>, control: Control) -> Result<Value, 
         "addresses" => Ok(json!(node.mesh.listen_addresses())),
         "roster" => read_roster(node),
         "status" => Ok(status(node)),
-        "stats" => Ok(stats(node, body["zero"] == true)),
-        "explain" => explain(node, body["file"].as_str()),
+        "stats" => {
+            node.requester.keeper.settle_all().await;
+            Ok(stats(node, body["zero"] == true))
+        }
+        "explain" => {
+            node.requester.keeper.settle_all().await;
+            explain(node, body["file"].as_str())
+        }
         "toolchains" if body["mesh"] == true => Ok(crate::seeding::list(node).await),
         "toolchains" => Ok(toolchains(node)),
         "fetch" => {

@@ -89,6 +89,7 @@ pub async fn run(setup: Setup, peers: Vec<SocketAddr>) -> Result<(), NodeError> 
     tracing::info!("the node stops");
     let _ = std::fs::remove_file(path);
     node.worker.close();
+    node.requester.keeper.settle_all().await;
     node.stats.save();
     record(&node);
     node.mesh.shutdown().await;
@@ -141,6 +142,7 @@ async fn start(
         texts: texts.clone(),
         sight: sight.clone(),
         writers: Arc::default(),
+        keeper: Arc::default(),
         finder: IncludeScan::new(files, sight, texts, stats.clone(), cores as usize + 1),
         stats: stats.clone(),
         history: history.clone(),

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{close_inherited_on_exec, is_alive, is_fine, tick_ns};
+pub(crate) use linux::{close_inherited_on_exec, is_alive, is_fine, thread_cpu, tick_ns};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -24,6 +24,15 @@ mod linux {
         // SAFETY: `now` is a valid timespec for the call's duration. It cannot fail for a clock that exists.
         unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &mut now) };
         i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+    }
+
+    /// CPU time that the calling thread has used.
+    pub(crate) fn thread_cpu() -> std::time::Duration {
+        let mut used = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `used` is a valid timespec for the call's duration. It cannot fail for a clock that exists.
+        unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut used) };
+        let nanos = u32::try_from(used.tv_nsec).unwrap_or(0);
+        std::time::Duration::new(u64::try_from(used.tv_sec).unwrap_or(0), nanos)
     }
 
     /// Whether the file system that holds this file or directory is on this machine, keeps times as fine as the

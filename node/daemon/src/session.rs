@@ -130,7 +130,15 @@ impl Session {
         let Some(answer) = self.keep_alive(work).await? else { return Ok(()) };
         match answer {
             Answer::Exec => self.send(&ToWrapper::Exec, &[]).await,
-            Answer::Done(done, _claim) => self.deliver(done).await,
+            Answer::Done(done, claim, keep) => {
+                let delivered = self.deliver(done).await;
+                drop(claim);
+                // Written or not, it is a result.
+                if let Some(keep) = keep {
+                    keep.begin();
+                }
+                delivered
+            }
             Answer::Compile(run) => self.compile(*run).await,
         }
     }

@@ -35,6 +35,8 @@ pub struct Counters {
     pub languages: BTreeMap<String, Language>,
     /// Compiles sent to and received from each peer.
     pub peers: BTreeMap<String, Traffic>,
+    /// Searches for inputs by the include scanner.
+    pub scans: Scans,
 }
 
 /// Calls by what they turned out to be.
@@ -73,6 +75,19 @@ pub struct Compiles {
     pub remote: u64,
     /// Ended with an error that the user saw.
     pub failed: u64,
+}
+
+/// What the include scanner did, and what it cost.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scans {
+    /// Compiles whose inputs it looked for.
+    pub count: u64,
+    /// CPU time that took, in microseconds, reading and hashing of new files included; of the threads that scan, so
+    /// without that of compilers that were asked for their macros.
+    pub microseconds: u64,
+    /// Scans that were left to the compiler's own dependency run, by reason, whether that succeeded or not.
+    pub undecided: BTreeMap<String, u64>,
 }
 
 /// Hits and misses of one language.
@@ -177,7 +192,8 @@ mod tests {
             "requests": {"total": 0, "distributable": 0, "cache_only": 0, "local": 0, "other": 0},
             "local_reasons": {}, "hits": {"local": 0, "mesh": 0}, "misses": 0,
             "compiles": {"local": 0, "remote": 0, "failed": 0},
-            "fallbacks": {}, "languages": {}, "peers": {}
+            "fallbacks": {}, "languages": {}, "peers": {},
+            "scans": {"count": 0, "microseconds": 0, "undecided": {}}
         });
         assert_eq!(json, expect);
     }

@@ -138,14 +138,14 @@ impl Scene {
             argv: ["sh", "-c", &script].map(|word| word.as_bytes().to_vec()).to_vec(),
             env: [].into(),
             cwd: path("/src"),
-            inputs,
+            inputs: Arc::new(inputs),
             outputs: vec![Output { path: path(&format!("/src/{name}.o")), optional: false }],
         }
     }
 
     async fn ask(&self, requester: usize, action: &Action, bases: &[&Action], ahead: &[&str]) -> Talk {
         let (mut send, recv) = self.requesters[requester].open(identity(1).id()).await.unwrap();
-        let bases: Vec<(Digest, &Tree)> = bases.iter().map(|a| (a.inputs.digest(), &a.inputs)).collect();
+        let bases: Vec<(Digest, &Tree)> = bases.iter().map(|a| (a.inputs.digest(), &*a.inputs)).collect();
         let form = TreeForm::of(&action.inputs, &bases);
         let digests = ahead.iter().map(|blob| Digest::of(blob.as_bytes())).collect();
         let run = Run::of(action, form, digests);

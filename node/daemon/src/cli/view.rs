@@ -115,6 +115,8 @@ fn stats_text(stats: &Value) -> String {
         ("compiled here".into(), counters.compiles.local),
         ("compiled by neighbours".into(), counters.compiles.remote),
         ("compiles with errors".into(), counters.compiles.failed),
+        ("searches for what is included".into(), counters.scans.count),
+        ("  their mean CPU time, µs".into(), mean(counters.scans.microseconds, counters.scans.count)),
     ];
     let mut named = |title: &str, map: &std::collections::BTreeMap<String, u64>| {
         if !map.is_empty() {
@@ -124,6 +126,7 @@ fn stats_text(stats: &Value) -> String {
     };
     named("why compiles were left to the compiler", &counters.local_reasons);
     named("troubles nobody noticed", &counters.fallbacks);
+    named("searches left to the compiler", &counters.scans.undecided);
     let mut text: String = rows.iter().map(|(label, count)| format!("{label:<42} {count:>8}\n")).collect();
     for (name, language) in &counters.languages {
         text.push_str(&format!("{name:<42} {:>8} hits {:>8} misses\n", language.hits, language.misses));
@@ -132,6 +135,10 @@ fn stats_text(stats: &Value) -> String {
         text.push_str(&format!("{name:<42} {:>8} sent {:>8} received\n", traffic.sent, traffic.received));
     }
     text
+}
+
+fn mean(sum: u64, count: u64) -> u64 {
+    sum.checked_div(count).unwrap_or(0)
 }
 
 fn print(text: &str) -> Outcome {
@@ -158,6 +165,23 @@ pub(super) fn shown(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    #[test]
+    fn scans_are_told_with_their_mean_and_the_reasons() {
+        let text = super::stats_text(&json!({
+            "scans": {"count": 4, "microseconds": 1001, "undecided": {"scan-missing": 1}}
+        }));
+        let number = |label: &str| {
+            let line = text.lines().find(|line| line.trim_start().starts_with(label));
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        };
+        assert_eq!(number("searches for what is included"), Some(4), "{text}");
+        assert_eq!(number("their mean CPU time"), Some(250), "{text}");
+        assert_eq!(number("searches left to the compiler"), Some(1), "{text}");
+        assert_eq!(number("scan-missing"), Some(1), "{text}");
+    }
+
     #[test]
     fn sizes_for_people() {
         for (bytes, text) in

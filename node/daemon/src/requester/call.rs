@@ -12,7 +12,7 @@ use std::{
 };
 
 use barn_compilers::{Compile, Family, Invocation, classify, detect::guess, environment::Environment};
-use barn_protocol::{Action, Digest, Tree, TreePath, action::Output, canonical::Canonical};
+use barn_protocol::{Action, Digest, TreePath, action::Output, canonical::Canonical};
 use barn_wrapper::messages::Request;
 
 use super::{
@@ -243,7 +243,7 @@ fn call(
         argv: [&[runs.argv0][..], &compile.argv].concat(),
         env: compile.env.clone(),
         cwd: TreePath::new(request.cwd.clone()).map_err(|_| odd("directory", &request.cwd))?,
-        inputs: Tree::new(),
+        inputs: Arc::default(),
         outputs,
     };
     let argv0 = request.argv.first().cloned().unwrap_or_default();

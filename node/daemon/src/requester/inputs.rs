@@ -34,7 +34,7 @@ const LOOKS_MAX: usize = 3;
 #[derive(Debug, Clone)]
 pub struct Inputs {
     /// The input tree, with directories and links as they are.
-    pub tree: Tree,
+    pub tree: Arc<Tree>,
     /// Where its blobs lie.
     pub sources: Sources,
     /// What was learned of each file.

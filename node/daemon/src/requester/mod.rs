@@ -15,6 +15,7 @@ pub mod dialects;
 pub mod dispatch;
 pub mod files;
 pub mod inputs;
+pub mod keep;
 pub mod layout;
 mod local;
 mod manifest;
@@ -29,7 +30,7 @@ pub mod writers;
 
 use std::{fs::File, sync::Arc};
 
-use barn_cache::Store;
+use barn_cache::{Store, StoreError};
 use barn_mesh::{Mesh, RosterCell};
 use barn_protocol::{
     Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId,
@@ -41,6 +42,7 @@ use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
 use files::Files;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan, texts::Texts};
+use keep::{Keep, Keeper};
 pub use local::LocalRun;
 use manifest::{Manifest, manifest_key};
 use obstacle::Obstacle;
@@ -51,6 +53,7 @@ use story::Story;
 use writers::{Claim, Writers};
 
 use crate::{
+    blobs::Arrived,
     history::History,
     stats::Stats,
     toolchain::{
@@ -64,8 +67,8 @@ use crate::{
 pub enum Answer {
     /// Become the compiler.
     Exec,
-    /// Here is the result; its outputs are claimed until the wrapper has written them.
-    Done(Done, Arc<Claim>),
+    /// Here is the result; its outputs are claimed until the wrapper has written them. Then the last part is to be begun.
+    Done(Done, Arc<Claim>, Option<Keep>),
     /// Run the compiler and report.
     Compile(Box<LocalRun>),
 }
@@ -109,6 +112,8 @@ pub struct Requester {
     pub sight: Arc<Sight>,
     /// Who writes which output now.
     pub writers: Arc<Writers>,
+    /// Results that are not in the store yet.
+    pub keeper: Arc<Keeper>,
     /// How inputs are found.
     pub finder: IncludeScan,
     /// The counters.
@@ -179,16 +184,9 @@ impl Requester {
             story.tell(format!("elsewhere {driver} of {name} stands in for {}", call.program.display()));
         }
         let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
-        let this = self.clone();
-        let (looked_up, direct) = {
-            let call = call.clone();
-            match tokio::task::spawn_blocking(move || this.direct(&call)).await {
-                Ok(Ok(found)) => found,
-                Ok(Err(reason)) => return self.exec(story, &reason),
-                Err(_) => {
-                    return self.exec(story, &Unknown::because(Obstacle::Internal, "the look-up panicked"));
-                }
-            }
+        let (looked_up, direct) = match self.look_up(&call).await {
+            Ok(found) => found,
+            Err(reason) => return self.exec(story, &reason),
         };
         if let Some(done) = direct.hit {
             self.count_call(&call);
@@ -236,19 +234,35 @@ impl Requester {
         self.stats.count(|c| c.hits.local += 1);
         self.stats.count_language(call.language(), |language| language.hits += 1);
         story.end("hit");
-        Answer::Done(done, claim)
+        Answer::Done(done, claim, None)
     }
 
-    /// Looks for a manifest of this source that holds.
-    fn direct(&self, call: &Call) -> Result<(Digest, Direct), Unknown> {
+    /// The name of the call's manifests, and what they give; what is being kept under it is waited for.
+    async fn look_up(self: &Arc<Self>, call: &Arc<Call>) -> Result<(Digest, Direct), Unknown> {
+        let panicked = |_| Unknown::because(Obstacle::Internal, "the look-up panicked");
+        let (this, known) = (self.clone(), call.clone());
+        let key =
+            tokio::task::spawn_blocking(move || this.manifest_key(&known)).await.map_err(panicked)??;
+        self.keeper.settle(&key).await;
+        let (this, known) = (self.clone(), call.clone());
+        let direct =
+            tokio::task::spawn_blocking(move || this.direct(&known, &key)).await.map_err(panicked)?;
+        Ok((key, direct))
+    }
+
+    fn manifest_key(&self, call: &Call) -> Result<Digest, Unknown> {
         let source = call.source_path();
         let known = self.files.known(&source, |_, _| ()).map_err(|error| {
             Unknown::because(Obstacle::Source, format_args!("{}: {error}", source.display()))
         })?;
-        let key = manifest_key(&call.stem, &call.manifest_source(known.blob.digest));
+        Ok(manifest_key(&call.stem, &call.manifest_source(known.blob.digest)))
+    }
+
+    /// Looks for a manifest that holds.
+    fn direct(&self, call: &Call, key: &Digest) -> Direct {
         let mut direct = Direct::default();
         let mut look = Look::new(&self.sight, &self.files, &call.cwd);
-        for manifest in self.store.manifests(&key).iter().filter_map(|bytes| Manifest::decode(bytes)) {
+        for manifest in self.store.manifests(key).iter().filter_map(|bytes| Manifest::decode(bytes)) {
             match manifest.broken_by(&mut look) {
                 None => {
                     direct.hit = self.stored(call, &manifest.action);
@@ -257,7 +271,7 @@ impl Requester {
                 Some(why) => direct.broken.push(why),
             }
         }
-        Ok((key, direct))
+        direct
     }
 
     /// The stored result of an action, if it is whole.
@@ -292,34 +306,32 @@ impl Requester {
     ) -> Answer {
         self.stats.count(|c| c.compiles.remote += 1);
         self.stats.count_peer(worker, |traffic| traffic.sent += 1);
-        let this = self.clone();
-        let known = prepared.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let kept = this.remember(&known, &returned.result, &returned.record);
-            let names = &known.call.output_names;
-            let written_as = |index: u32| names.get(usize::try_from(index).ok()?).cloned();
-            let outputs = returned.result.outputs.iter().zip(returned.outputs);
-            let outputs: Option<Vec<_>> =
-                outputs.map(|(of, file)| Some((written_as(of.output)?, of.size, file))).collect();
-            let done = Done { stdout: returned.stdout, stderr: returned.stderr, outputs: outputs? };
-            Some((done, kept))
+        let Some(done) = came_back(&prepared.call, &returned) else {
+            self.stats.count_named(|c| &mut c.fallbacks, "store-failed");
+            story.tell("the store lost the result of the worker: ran locally".to_owned());
+            story.end("uncached");
+            return Answer::Exec;
+        };
+        let (this, known, worker) = (self.clone(), prepared.clone(), worker.to_owned());
+        let keep = self.keeper.reserve(prepared.manifest_key).await.fill(move || {
+            story.tell(match this.take_in(&known, returned) {
+                Ok(()) => format!("compiled by {worker} and kept"),
+                Err(why) => format!("compiled by {worker}, not kept: {why}"),
+            });
+            story.end("remote");
         });
-        match done.await {
-            Ok(Some((done, kept))) => {
-                story.tell(match kept {
-                    Ok(()) => format!("compiled by {worker} and kept"),
-                    Err(why) => format!("compiled by {worker}, not kept: {why}"),
-                });
-                story.end("remote");
-                Answer::Done(done, prepared.claim.clone())
-            }
-            _ => {
-                self.stats.count_named(|c| &mut c.fallbacks, "store-failed");
-                story.tell("the store lost the result of the worker: ran locally".to_owned());
-                story.end("uncached");
-                Answer::Exec
-            }
-        }
+        Answer::Done(done, prepared.claim.clone(), Some(keep))
+    }
+
+    /// Keeps what a worker sent, unless something changed since it was looked at; says why not.
+    fn take_in(&self, prepared: &Prepared, returned: Returned) -> Result<(), String> {
+        let Returned { result, record, stdout, stderr, outputs, .. } = returned;
+        let put = || {
+            [&stdout, &stderr].into_iter().try_for_each(|bytes| self.store.put_bytes(bytes).map(drop))?;
+            outputs.into_iter().try_for_each(Arrived::keep)
+        };
+        put().map_err(|error: StoreError| error.to_string())?;
+        self.remember(prepared, &result, &record)
     }
 
     /// Keeps a result, unless something changed since it was looked at; says why not.
@@ -382,6 +394,16 @@ impl Requester {
         let member = roster.as_ref().and_then(|roster| roster.roster().member(peer));
         member.map_or_else(|| peer.short(), |member| member.name.clone())
     }
+}
+
+/// What a worker sent, ready for the wrapper.
+fn came_back(call: &Call, returned: &Returned) -> Option<Done> {
+    let mut outputs = Vec::with_capacity(returned.outputs.len());
+    for (of, arrived) in returned.result.outputs.iter().zip(&returned.outputs) {
+        let written_as = call.output_names.get(usize::try_from(of.output).ok()?)?.clone();
+        outputs.push((written_as, of.size, arrived.open().ok()?));
+    }
+    Some(Done { stdout: returned.stdout.clone(), stderr: returned.stderr.clone(), outputs })
 }
 
 /// What the look at include manifests gave.

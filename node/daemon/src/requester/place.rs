@@ -123,7 +123,7 @@ impl Requester {
     fn check(&self, prepared: Arc<Prepared>, returned: Returned) -> Checked {
         let Some(observed) = &returned.observed else { return Checked::Sound(prepared, Box::new(returned)) };
         let mut look = Look::new(&self.sight, &self.files, &prepared.call.cwd);
-        let overlooked = prepared.inputs.overlooked(observed, &mut look);
+        let overlooked = prepared.inputs.overlooked(observed, &prepared.action.outputs, &mut look);
         let Some(first) = overlooked.files.first() else {
             if !overlooked.is_unlisted || !prepared.inputs.complete {
                 return Checked::Sound(prepared, Box::new(returned));
@@ -209,6 +209,7 @@ impl Requester {
             store: &self.store,
             worker,
             action: &prepared.action,
+            key: prepared.key,
             sources: &prepared.inputs.sources,
         };
         errand.run(time_left, on_started).await

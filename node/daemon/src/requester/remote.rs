@@ -5,7 +5,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::File,
     io::Read as _,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
@@ -18,7 +17,7 @@ use barn_mesh::{
     stream::{StreamError, read_frame, write_frame},
 };
 use barn_protocol::{
-    Action, ActionRecord, ActionResult, Digest, NodeId, Tree,
+    Action, ActionKey, ActionRecord, ActionResult, Digest, NodeId, Tree,
     action::{Blob, RECORD_CONTEXT},
     delta::TreeForm,
     identity::SignedBytes,
@@ -31,7 +30,7 @@ use barn_protocol::{
     },
 };
 
-use crate::blobs::{Sources, keep_open, receive_open, send_file};
+use crate::blobs::{Arrived, Sources, send_file};
 
 /// How long a worker may take to say whether it accepts. It answers at once; the rest is a busy network.
 const REPLY_MAX: Duration = Duration::from_secs(3);
@@ -111,10 +110,12 @@ pub(super) struct Errand<'a> {
     pub(super) store: &'a Store,
     pub(super) worker: NodeId,
     pub(super) action: &'a Action,
+    /// The action's.
+    pub(super) key: ActionKey,
     pub(super) sources: &'a Sources,
 }
 
-/// What came back. All of it is in the store, and the outputs are open: they need not be looked up or read again.
+/// What came back, checked, and not in the store yet.
 #[derive(Debug)]
 pub(super) struct Returned {
     /// The result, checked against the action.
@@ -127,8 +128,8 @@ pub(super) struct Returned {
     pub(super) stdout: Vec<u8>,
     /// Standard error.
     pub(super) stderr: Vec<u8>,
-    /// The files, in order of [`ActionResult::outputs`], at offset 0.
-    pub(super) outputs: Vec<File>,
+    /// The files, in order of [`ActionResult::outputs`].
+    pub(super) outputs: Vec<Arrived>,
 }
 
 impl Errand<'_> {
@@ -250,11 +251,11 @@ impl Talk<'_> {
         inline: Vec<Bytes>,
         observed: Option<Observed>,
     ) -> Result<Returned, RemoteError> {
-        let Errand { store, worker, action, .. } = self.errand;
-        let result = check(worker, action, &record)?;
+        let Errand { store, worker, action, key, .. } = self.errand;
+        let result = check(worker, action, key, &record)?;
         let mut came = self.receive(&result, inline).await?.into_iter().zip(result.blobs());
         let mut stream = || match came.next() {
-            Some((came, blob)) => came.stream(store, &blob),
+            Some((came, blob)) => came.stream(&blob),
             None => Err(RemoteError::Bad),
         };
         let (stdout, stderr) = (stream()?, stream()?);
@@ -271,7 +272,9 @@ impl Talk<'_> {
             came.push(match (blob.size > 0).then(|| sent.next()).flatten() {
                 None => Came::Bytes(Vec::new()),
                 Some((_, true)) => Came::Bytes(inline.next().ok_or(RemoteError::Bad)?.0),
-                Some((_, false)) => Came::File(receive_open(self.errand.store, &mut self.recv, blob).await?),
+                Some((_, false)) => {
+                    Came::File(Arrived::receive(self.errand.store, &mut self.recv, blob).await?)
+                }
             });
         }
         Ok(came)
@@ -280,36 +283,31 @@ impl Talk<'_> {
 
 /// One blob of a result.
 enum Came {
-    /// Inside the frame; not checked or stored yet.
+    /// Inside the frame; not checked yet.
     Bytes(Vec<u8>),
-    /// After it: checked, stored and opened.
-    File(File),
+    /// After it.
+    File(Arrived),
 }
 
 impl Came {
-    /// The blob as what the wrapper replays; it is in the store then.
-    fn stream(self, store: &Store, blob: &Blob) -> Result<Vec<u8>, RemoteError> {
+    /// The blob as what the wrapper replays.
+    fn stream(self, blob: &Blob) -> Result<Vec<u8>, RemoteError> {
         match self {
-            // Most compiles say nothing, and nothing is in the store already.
-            Self::Bytes(bytes)
-                if bytes.is_empty() && *blob == Blob::of(&[]) && store.contains(&blob.digest) =>
-            {
-                Ok(bytes)
-            }
-            Self::Bytes(bytes) => keep_open(store, &bytes, blob).map(|_| bytes).map_err(Into::into),
-            Self::File(mut file) => {
+            Self::Bytes(bytes) if Blob::of(&bytes) == *blob => Ok(bytes),
+            Self::Bytes(_) => Err(StreamError::Corrupt(blob.digest).into()),
+            Self::File(arrived) => {
                 let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes).map_err(StreamError::Local)?;
+                arrived.open()?.read_to_end(&mut bytes).map_err(StreamError::Local)?;
                 Ok(bytes)
             }
         }
     }
 
-    /// The blob as what the wrapper writes; it is in the store then.
-    fn output(self, store: &Store, blob: &Blob) -> Result<File, RemoteError> {
+    /// The blob as what the wrapper writes.
+    fn output(self, store: &Store, blob: &Blob) -> Result<Arrived, RemoteError> {
         match self {
-            Self::Bytes(bytes) => keep_open(store, &bytes, blob).map_err(Into::into),
-            Self::File(file) => Ok(file),
+            Self::Bytes(bytes) => Ok(Arrived::of(store, &bytes, blob)?),
+            Self::File(arrived) => Ok(arrived),
         }
     }
 }
@@ -347,7 +345,7 @@ impl Carrier {
     }
 
     /// `worker` has `tree`, and has or will have all its blobs.
-    fn remember(&self, worker: &NodeId, digest: Digest, tree: &Tree) {
+    fn remember(&self, worker: &NodeId, digest: Digest, tree: &Arc<Tree>) {
         let mut blobs = self.blobs();
         if blobs.len() >= WORKERS_MAX && !blobs.contains_key(worker) {
             blobs.clear();
@@ -358,7 +356,7 @@ impl Carrier {
         }
         known.extend(tree.blobs().map(|(digest, _)| short(&digest)));
         drop(blobs);
-        self.trees().remember(*worker, digest, &Arc::new(tree.clone()));
+        self.trees().remember(*worker, digest, tree);
     }
 
     /// `worker` lacks what it was believed to have.
@@ -382,12 +380,17 @@ fn short(digest: &Digest) -> u64 {
     u64::from_le_bytes(*first)
 }
 
-/// The result, if it is one of `action` and signed by `worker`.
-fn check(worker: &NodeId, action: &Action, record: &SignedBytes) -> Result<ActionResult, RemoteError> {
+/// The result, if it is one of `action`, which has this key, and signed by `worker`.
+fn check(
+    worker: &NodeId,
+    action: &Action,
+    key: &ActionKey,
+    record: &SignedBytes,
+) -> Result<ActionResult, RemoteError> {
     let payload = record.verified(RECORD_CONTEXT, worker).ok_or(RemoteError::Bad)?;
     let record: ActionRecord = postcard::from_bytes(payload).map_err(|_| RemoteError::Bad)?;
     record.result.check(action).map_err(|_| RemoteError::Bad)?;
-    let honest = record.key == action.key() && record.producer == *worker;
+    let honest = record.key == *key && record.producer == *worker;
     if honest { Ok(record.result) } else { Err(RemoteError::Bad) }
 }
 
@@ -397,13 +400,13 @@ mod tests {
 
     use super::*;
 
-    fn tree(blobs: &[(&str, u64)]) -> Tree {
+    fn tree(blobs: &[(&str, u64)]) -> Arc<Tree> {
         let mut tree = Tree::new();
         for (name, size) in blobs {
             let entry = Entry::File { digest: Digest::of(name.as_bytes()), size: *size, executable: false };
             tree.insert(TreePath::new(format!("/{name}")).unwrap(), entry).unwrap();
         }
-        tree
+        Arc::new(tree)
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! From an action to a sandbox run and back to a result.
 
-use std::{collections::HashMap, io, sync::Mutex, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use barn_cache::{BlobWriter, Store};
 use barn_protocol::{
@@ -37,7 +42,7 @@ pub(super) struct Room {
     /// Without its tree.
     spec: Spec,
     /// What was observed is told in the numbers of these files.
-    inputs: Option<Tree>,
+    inputs: Option<Arc<Tree>>,
 }
 
 /// What the sandbox is to do for `action`, with files of the toolchain that are this machine's `own`. Pure; nothing is
@@ -94,7 +99,7 @@ pub(super) fn run(
     let finished = sandbox.run(&spec, cancel, &mut sink).map_err(|error| failure(&error))?;
     drop(lease);
     unchanged(&own)?;
-    let observed = observed(&finished, inputs.as_ref());
+    let observed = observed(&finished, inputs.as_deref());
     Ok((result(finished, sink)?, observed))
 }
 

@@ -274,7 +274,7 @@ impl<'a, 's> Gather<'a, 's> {
         }
         Ok(Inputs {
             newest_ns: self.newest_ns.max(self.layout.newest_link_ns()),
-            tree: self.layout.finish(),
+            tree: Arc::new(self.layout.finish()),
             sources: self.sources,
             witnesses: self.witnesses,
             absent: self.absent,

@@ -3,12 +3,13 @@
 //! A path that was looked for in vain there although a file is there at home was overlooked: with it, the compiler may
 //! have gone another way. The inputs are then amended, and the action is run once more.
 //!
-//! Only what lies below directories that are searched for includes counts. Elsewhere a driver looks for parts of its
+//! Outputs are no inputs, though compilers look at them before they write them: there nothing is in their place, here often
+//! the last build's. Only what lies below directories that are searched for includes counts. Elsewhere a driver looks for parts of its
 //! own, of which a toolchain holds those that matter.
 
-use std::{collections::HashSet, mem};
+use std::{collections::HashSet, sync::Arc};
 
-use barn_protocol::{Entry, observed::Observed};
+use barn_protocol::{Entry, Tree, action::Output, observed::Observed};
 
 use super::{Inputs, Unknown, path_of};
 use crate::requester::{
@@ -28,11 +29,17 @@ pub(in crate::requester) struct Overlooked {
 
 impl Inputs {
     /// What `observed` tells that these inputs do not. Takes as many look-ups as paths were observed.
-    pub(in crate::requester) fn overlooked(&self, observed: &Observed, look: &mut Look<'_>) -> Overlooked {
+    pub(in crate::requester) fn overlooked(
+        &self,
+        observed: &Observed,
+        outputs: &[Output],
+        look: &mut Look<'_>,
+    ) -> Overlooked {
+        let is_output = |path: &[u8]| outputs.iter().any(|output| output.path.as_bytes() == path);
         let listed: HashSet<Vec<u8>> = self.absent.iter().map(|path| normal(&path, look)).collect();
         let mut overlooked = Overlooked::default();
         for path in observed.in_vain() {
-            if listed.contains(path) || !self.is_searched(path) {
+            if listed.contains(path) || !self.is_searched(path) || is_output(path) {
                 continue;
             }
             match look.at(path) {
@@ -60,7 +67,7 @@ impl Inputs {
         files: &[Vec<u8>],
         look: &mut Look<'_>,
     ) -> Result<(), Unknown> {
-        let mut layout = Layout::onto(mem::take(&mut self.tree));
+        let mut layout = Layout::onto(Tree::clone(&self.tree));
         for path in files {
             let Place::File(file) = layout.walk(look, path)? else { continue };
             let known = look.known(file, |_, _| ()).map_err(|error| {
@@ -74,7 +81,7 @@ impl Inputs {
             self.newest_ns = self.newest_ns.max(known.signature.changed_ns());
         }
         self.newest_ns = self.newest_ns.max(layout.newest_link_ns());
-        self.tree = layout.finish();
+        self.tree = Arc::new(layout.finish());
         // The list that was wrong once is not complete.
         self.complete = false;
         Ok(())
@@ -105,7 +112,7 @@ pub(super) fn normal(path: &[u8], look: &mut Look<'_>) -> Vec<u8> {
 mod tests {
     use std::{fs, os::unix::ffi::OsStrExt as _, path::Path};
 
-    use barn_protocol::{Digest, Tree};
+    use barn_protocol::{Digest, TreePath};
 
     use super::*;
     use crate::{
@@ -117,7 +124,7 @@ mod tests {
         let mut paths = Absent::default();
         absent.iter().for_each(|path| paths.add(path.as_bytes()));
         Inputs {
-            tree: Tree::new(),
+            tree: Arc::default(),
             sources: Sources::new(),
             witnesses: Vec::new(),
             absent: paths,
@@ -143,12 +150,20 @@ mod tests {
             Observed::new(Vec::new(), paths.collect()).unwrap()
         };
         let nothing = Overlooked::default();
-        assert_eq!(inputs.overlooked(&seen(&["include/known.h", "elsewhere", "gone"]), &mut look), nothing);
-        let found = inputs.overlooked(&seen(&["include/new.h"]), &mut look);
+        let in_vain = seen(&["include/known.h", "elsewhere", "gone"]);
+        assert_eq!(inputs.overlooked(&in_vain, &[], &mut look), nothing);
+        let found = inputs.overlooked(&seen(&["include/new.h"]), &[], &mut look);
         assert_eq!(found, Overlooked { files: Vec::new(), is_unlisted: true });
         let found =
-            inputs.overlooked(&seen(&["include/known.h", "include/here.h", "include/sub"]), &mut look);
+            inputs.overlooked(&seen(&["include/known.h", "include/here.h", "include/sub"]), &[], &mut look);
         assert_eq!(found.files, [root.join("include/here.h").as_os_str().as_bytes()]);
+
+        let written = ["include/here.h", "include/new.h"].map(|name| Output {
+            path: TreePath::new(root.join(name).into_os_string().into_encoded_bytes()).unwrap(),
+            optional: false,
+        });
+        let in_vain = seen(&["include/here.h", "include/new.h"]);
+        assert_eq!(inputs.overlooked(&in_vain, &written, &mut look), nothing, "outputs are no inputs");
 
         inputs.amend(&found.files, &mut look).unwrap();
         let shipped: Vec<_> = inputs.tree.blobs().collect();

@@ -23,7 +23,7 @@ use super::{
     texts::Texts,
 };
 use crate::{
-    platform::tick_ns,
+    platform::{thread_cpu, tick_ns},
     requester::{
         Call,
         dialects::{Dialects, is_current, leads_as_before},
@@ -87,8 +87,15 @@ impl IncludeScan {
         while looks < LOOKS_MAX && asks < ASKS_MAX {
             let began_ns = tick_ns();
             let (parts, known, asked) = (self.parts.clone(), call.clone(), unit.clone());
-            let looked = tokio::task::spawn_blocking(move || parts.look(&known, &asked)).await;
-            match looked {
+            let stats = self.stats.clone();
+            let looked = tokio::task::spawn_blocking(move || {
+                let before = thread_cpu();
+                let looked = parts.look(&known, &asked);
+                let used = thread_cpu().saturating_sub(before).as_micros();
+                stats.count(|c| c.scans.microseconds += u64::try_from(used).unwrap_or(0));
+                looked
+            });
+            match looked.await {
                 Ok(Looked::Found(inputs)) if inputs.newest_ns < began_ns => return Ok(Ok(*inputs)),
                 Ok(Looked::Found(_)) => {
                     looks += 1;
@@ -125,10 +132,12 @@ impl FindInputs for IncludeScan {
             // It has no directives; what the assembler itself may read is looked for in its text.
             return self.otherwise.find(call).await;
         }
+        self.stats.count(|c| c.scans.count += 1);
         let why = match self.scan(&call).await {
             Ok(found) => return found,
             Err(why) => why,
         };
+        self.stats.count_named(|c| &mut c.scans.undecided, why.name);
         let asked = self.otherwise.find(call).await;
         // What the compiler refuses as well is an error of the user's.
         if asked.is_ok() {
