@@ -11,6 +11,10 @@
 //! the name it was called by: gcc and clang find their passes from that name. The loader must know `--argv0` (glibc
 //! 2.33 and later, musl).
 //!
+//! One with a sysroot is laid out so that its compiler is an ordinary one to everybody, barn included: its programs stay
+//! where they are and are made to start with the toolchain's loader and libraries (`relocate`), `bin` has links to
+//! them, and gcc is told where all the rest lies by a specs file. So its compiles are cached and distributed.
+//!
 //! Invariant: nothing is written outside of the directory, and no link that was made is followed: a tree has nothing
 //! below a file or a link, and links are made to lead to paths below `root`.
 
@@ -28,10 +32,12 @@ use std::{
 
 use barn_protocol::{Digest, Entry, Toolchain, Tree, TreePath};
 
-use super::{elf, walk::path_of};
+use super::{elf, relocate::relocate, walk::path_of};
 
 /// Where programs lie below the root.
 const PROGRAMS: &str = ".programs";
+/// What gcc and `collect2` start besides gcc's own passes.
+const SUBPROGRAMS: [&str; 7] = ["as", "ld", "ld.bfd", "ld.gold", "nm", "objcopy", "strip"];
 /// Links followed before they are taken for a circle, as in the kernel.
 const LINKS_MAX: usize = 40;
 
@@ -52,6 +58,11 @@ pub enum UnpackError {
     /// A part of it is not in the store.
     #[error("blob {0} of the toolchain is not here")]
     Missing(Digest),
+    /// A path that gcc's specs and the loader would take apart.
+    #[error(
+        "a toolchain with a sysroot cannot lie in {0}\nhint: name a directory of letters, digits and ._+- with --into"
+    )]
+    Place(PathBuf),
     /// A program's loader is not part of it.
     #[error("the toolchain has no loader for {0}")]
     NoLoader(PathBuf),
@@ -69,13 +80,21 @@ pub fn unpack(
     if fs::symlink_metadata(dir).is_ok() {
         return Err(UnpackError::Exists(dir.to_owned()));
     }
+    let sysroot = Settled::of(toolchain);
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._+-".contains(byte);
+    if sysroot.is_some() && !dir.as_os_str().as_bytes().iter().all(is_plain) {
+        return Err(UnpackError::Place(dir.to_owned()));
+    }
     let parent = dir.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(parent).map_err(failed(parent))?;
     let new = tempfile::Builder::new().prefix(".unpacking").tempdir_in(parent).map_err(failed(parent))?;
     let layout = Layout { new: new.path(), root: dir.join("root") };
     layout.write(toolchain, open)?;
-    layout.make_programs(toolchain)?;
-    layout.make_bin(toolchain, dir)?;
+    layout.make_programs(toolchain, sysroot.is_some())?;
+    match sysroot {
+        Some(sysroot) => layout.settle(toolchain, &sysroot)?,
+        None => layout.make_bin(toolchain, dir)?,
+    }
     fs::rename(new.path(), dir).map_err(failed(dir))
 }
 
@@ -122,7 +141,7 @@ impl Layout<'_> {
     }
 
     /// Puts a script in the place of every program that needs a loader.
-    fn make_programs(&self, toolchain: &Toolchain) -> Result<(), UnpackError> {
+    fn make_programs(&self, toolchain: &Toolchain, in_place: bool) -> Result<(), UnpackError> {
         let libraries = self.library_path(toolchain);
         let loaders: BTreeSet<PathBuf> =
             self.programs(toolchain).map(|(_, interpreter)| interpreter).collect();
@@ -132,6 +151,9 @@ impl Layout<'_> {
             }
             let loader =
                 resolve(toolchain, &interpreter).ok_or_else(|| UnpackError::NoLoader(path.clone()))?;
+            if in_place && self.relocate(&path, &loader, &libraries)? {
+                continue;
+            }
             let program = Path::new("/").join(PROGRAMS).join(path.strip_prefix("/").unwrap_or(&path));
             let moved = self.at(&program);
             make_dir(moved.parent().unwrap_or(self.new))?;
@@ -145,6 +167,16 @@ impl Layout<'_> {
             self.script(&self.at(&path), &words.join(&b' '))?;
         }
         Ok(())
+    }
+
+    /// Makes a program start from where it is; `false` if it has no room for that.
+    fn relocate(&self, path: &Path, loader: &Path, libraries: &OsString) -> Result<bool, UnpackError> {
+        let at = self.at(path);
+        let image = fs::read(&at).map_err(failed(&at))?;
+        let loader = self.later(loader).into_os_string();
+        let Some(moved) = relocate(&image, loader.as_bytes(), libraries.as_bytes()) else { return Ok(false) };
+        fs::write(&at, moved).map_err(failed(&at))?;
+        Ok(true)
     }
 
     /// The programs with their loaders, by the paths that both had.
@@ -168,6 +200,44 @@ impl Layout<'_> {
         let dirs: BTreeSet<PathBuf> = libraries.filter_map(|path| Some(self.later(path.parent()?))).collect();
         let dirs: Vec<Vec<u8>> = dirs.into_iter().map(|dir| dir.into_os_string().into_vec()).collect();
         OsString::from_vec(dirs.join(&b':'))
+    }
+
+    /// Tells gcc where the rest of it lies, and makes links in `bin` to what can be called.
+    fn settle(&self, toolchain: &Toolchain, sysroot: &Settled) -> Result<(), UnpackError> {
+        let specs = self.at(&sysroot.library.join("specs"));
+        let prefixes: Vec<Vec<u8>> = sysroot
+            .start_files
+            .iter()
+            .map(|dir| self.later(&dir.join("")).into_os_string().into_vec())
+            .collect();
+        let root = self.root.as_os_str().as_bytes();
+        // gcc asks for the place of start-up files before it reads options out of its specs, so both are told.
+        let text = [
+            b"\n*self_spec:\n+ %{!-sysroot=*:--sysroot=".as_slice(),
+            root,
+            b"}\n\n*startfile_prefix_spec:\n",
+            &prefixes.join(&b' '),
+            b"\n\n",
+        ];
+        let mut file = OpenOptions::new().append(true).create(true).open(&specs).map_err(failed(&specs))?;
+        file.write_all(&text.concat()).map_err(failed(&specs))?;
+        let bin = self.new.join("bin");
+        make_dir(&bin)?;
+        for path in toolchain.tree.iter().map(|(path, _)| path_of(path.as_bytes())) {
+            let is_bin = path.parent().and_then(Path::file_name).is_some_and(|name| name == "bin");
+            let (true, Some(name), Some(_)) = (is_bin, path.file_name(), resolve(toolchain, &path)) else {
+                continue;
+            };
+            let mut links = vec![bin.join(name)];
+            // gcc looks for these in PATH unless they lie beside its passes.
+            if SUBPROGRAMS.iter().any(|program| name == *program) {
+                links.push(self.at(&sysroot.passes.join(name)));
+            }
+            for link in links.into_iter().filter(|link| fs::symlink_metadata(link).is_err()) {
+                symlink(self.later(&path), &link).map_err(failed(&link))?;
+            }
+        }
+        Ok(())
     }
 
     /// A script in `bin` for every program in a directory of that name.
@@ -219,6 +289,29 @@ impl Layout<'_> {
     fn script(&self, at: &Path, command: &[u8]) -> Result<(), UnpackError> {
         let text = [b"#!/bin/sh\nexec ".as_slice(), command, b" \"$@\"\n"].concat();
         create(at, 0o755)?.write_all(&text).map_err(failed(at))
+    }
+}
+
+/// What lies where in a toolchain that has a sysroot.
+struct Settled {
+    /// gcc's own directory of libraries.
+    library: PathBuf,
+    /// The directory of its passes.
+    passes: PathBuf,
+    /// Directories of start-up files and the C library.
+    start_files: BTreeSet<PathBuf>,
+}
+
+impl Settled {
+    /// `None` if it has none.
+    fn of(toolchain: &Toolchain) -> Option<Self> {
+        let paths = || toolchain.tree.iter().map(|(path, _)| path_of(path.as_bytes()));
+        let parent = |name: &str| paths().find(|path| path.ends_with(name))?.parent().map(Path::to_owned);
+        let start = |path: &Path| ["crt1.o", "libc.so", "libc.a"].iter().any(|name| path.ends_with(name));
+        let start_files: BTreeSet<PathBuf> =
+            paths().filter(|path| start(path)).filter_map(|path| path.parent().map(Path::to_owned)).collect();
+        parent("crt1.o")?;
+        Some(Self { library: parent("crtbegin.o")?, passes: parent("collect2")?, start_files })
     }
 }
 
