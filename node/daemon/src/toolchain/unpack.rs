@@ -32,7 +32,7 @@ use std::{
 
 use barn_protocol::{Digest, Entry, Toolchain, Tree, TreePath};
 
-use super::{elf, relocate::relocate, walk::path_of};
+use super::{elf, probe, relocate::relocate, walk::path_of};
 
 /// Where programs lie below the root.
 const PROGRAMS: &str = ".programs";
@@ -63,6 +63,9 @@ pub enum UnpackError {
         "a toolchain with a sysroot cannot lie in {0}\nhint: name a directory of letters, digits and ._+- with --into"
     )]
     Place(PathBuf),
+    /// Its gcc does not start here.
+    #[error("the compiler in {0} does not answer\nhint: it may be for another kind of machine")]
+    Silent(PathBuf),
     /// A program's loader is not part of it.
     #[error("the toolchain has no loader for {0}")]
     NoLoader(PathBuf),
@@ -91,11 +94,19 @@ pub fn unpack(
     let layout = Layout { new: new.path(), root: dir.join("root") };
     layout.write(toolchain, open)?;
     layout.make_programs(toolchain, sysroot.is_some())?;
-    match sysroot {
-        Some(sysroot) => layout.settle(toolchain, &sysroot)?,
+    match &sysroot {
+        Some(sysroot) => layout.settle(toolchain, sysroot)?,
         None => layout.make_bin(toolchain, dir)?,
     }
-    fs::rename(new.path(), dir).map_err(failed(dir))
+    fs::rename(new.path(), dir).map_err(failed(dir))?;
+    let Some(sysroot) = sysroot else { return Ok(()) };
+    // Its programs start only where they will stay.
+    let told = Layout { new: dir, root: dir.join("root") }.write_specs(toolchain, &sysroot);
+    if told.is_err() {
+        // The first error is the one to tell.
+        let _ = fs::remove_dir_all(dir);
+    }
+    told
 }
 
 /// Where things are written, and where they will be.
@@ -202,25 +213,36 @@ impl Layout<'_> {
         OsString::from_vec(dirs.join(&b':'))
     }
 
-    /// Tells gcc where the rest of it lies, and makes links in `bin` to what can be called.
-    fn settle(&self, toolchain: &Toolchain, sysroot: &Settled) -> Result<(), UnpackError> {
-        let specs = self.at(&sysroot.library.join("specs"));
-        let prefixes: Vec<Vec<u8>> = sysroot
-            .start_files
-            .iter()
-            .map(|dir| self.later(&dir.join("")).into_os_string().into_vec())
-            .collect();
+    /// Tells gcc where the rest of it lies. gcc takes a file of this name for all of its specs, so it is asked for them.
+    fn write_specs(&self, toolchain: &Toolchain, sysroot: &Settled) -> Result<(), UnpackError> {
+        let path = self.at(&sysroot.library.join("specs"));
+        let silent = || UnpackError::Silent(self.root.clone());
+        if fs::symlink_metadata(&path).is_err() {
+            let mut drivers = toolchain.tree.iter().map(|(path, _)| path_of(path.as_bytes()));
+            let driver = drivers.find(|path| path.ends_with("bin/gcc") || path.ends_with("bin/g++"));
+            let driver = driver.or_else(|| named_like_gcc(toolchain)).ok_or_else(silent)?;
+            let answer = probe::ask(&self.at(&driver), &["-dumpspecs".as_ref()], "".as_ref());
+            let answer = answer.map_err(failed(&driver))?;
+            let specs = answer.line().ok_or_else(silent)?;
+            create(&path, 0o644)?.write_all(specs).map_err(failed(&path))?;
+        }
+        let directory = |dir: &PathBuf| [self.later(dir).as_os_str().as_bytes(), b"/"].concat();
+        let prefixes: Vec<Vec<u8>> = sysroot.start_files.iter().map(directory).collect();
         let root = self.root.as_os_str().as_bytes();
-        // gcc asks for the place of start-up files before it reads options out of its specs, so both are told.
+        // gcc settles the place of start-up files and the linker's words before options of its specs count, so all are told.
         let text = [
-            b"\n*self_spec:\n+ %{!-sysroot=*:--sysroot=".as_slice(),
+            b"\n\n*self_spec:\n+ %{!-sysroot=*:--sysroot=".as_slice(),
             root,
-            b"}\n\n*startfile_prefix_spec:\n",
+            b"}\n\n*link:\n+ --sysroot=%R\n\n*startfile_prefix_spec:\n",
             &prefixes.join(&b' '),
             b"\n\n",
         ];
-        let mut file = OpenOptions::new().append(true).create(true).open(&specs).map_err(failed(&specs))?;
-        file.write_all(&text.concat()).map_err(failed(&specs))?;
+        let mut file = OpenOptions::new().append(true).open(&path).map_err(failed(&path))?;
+        file.write_all(&text.concat()).map_err(failed(&path))
+    }
+
+    /// Makes links in `bin` to what can be called, and beside the passes to what gcc starts.
+    fn settle(&self, toolchain: &Toolchain, sysroot: &Settled) -> Result<(), UnpackError> {
         let bin = self.new.join("bin");
         make_dir(&bin)?;
         for path in toolchain.tree.iter().map(|(path, _)| path_of(path.as_bytes())) {
@@ -290,6 +312,15 @@ impl Layout<'_> {
         let text = [b"#!/bin/sh\nexec ".as_slice(), command, b" \"$@\"\n"].concat();
         create(at, 0o755)?.write_all(&text).map_err(failed(at))
     }
+}
+
+/// A driver such as `x86_64-linux-gnu-gcc-12`.
+fn named_like_gcc(toolchain: &Toolchain) -> Option<PathBuf> {
+    toolchain.tree.iter().map(|(path, _)| path_of(path.as_bytes())).find(|path| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let is_bin = path.parent().is_some_and(|parent| parent.ends_with("bin"));
+        is_bin && (name.contains("-gcc") || name.contains("-g++"))
+    })
 }
 
 /// What lies where in a toolchain that has a sysroot.
@@ -387,7 +418,7 @@ mod tests {
     use std::{collections::BTreeMap, process::Command};
 
     use super::*;
-    use crate::toolchain::{Discovered, discover};
+    use crate::toolchain::{Discovered, discover, discover_with_sysroot};
 
     fn open_files(found: &Discovered) -> impl Fn(&Digest) -> Option<File> {
         let digest = |path| match found.toolchain.tree.get(path) {
@@ -443,6 +474,54 @@ mod tests {
     #[test]
     fn gcc_works_where_it_was_laid_out() {
         check("gcc");
+    }
+
+    /// The kernel's account of compiling and linking names no file of a compiler of this machine, and barn's own discovery
+    /// takes what was laid out for a compiler like any other.
+    #[test]
+    fn a_sysroot_is_all_that_programs_are_made_of() {
+        let room = tempfile::tempdir().unwrap();
+        let program = Path::new("/usr/bin/gcc");
+        let found = discover_with_sysroot(program, "/usr/bin:/bin".as_ref()).unwrap();
+        let refused = unpack(&found.toolchain, &room.path().join("a b"), open_files(&found));
+        assert!(matches!(refused, Err(UnpackError::Place(_))));
+        let dir = room.path().canonicalize().unwrap().join("gcc");
+        unpack(&found.toolchain, &dir, open_files(&found)).unwrap();
+        let source = "#include <iostream>\n#include <math.h>\nint main(int n, char **) {\n\
+            try { throw sqrt(n); } catch (double) { std::cout << __FILE__; } }\n";
+        fs::write(room.path().join("x.cc"), source).unwrap();
+        for flags in [&["-O2"][..], &["-static"], &["-flto"]] {
+            let log = room.path().join("trace");
+            let ran = Command::new("/usr/bin/strace")
+                .args(["-f", "-qq", "-s", "4096", "-e", "trace=execve,openat", "-o"])
+                .args([&log, &dir.join("bin/g++")])
+                .args(flags)
+                .args(["x.cc", "-o", "x"])
+                .env("PATH", "/nonexistent")
+                .current_dir(room.path())
+                .output()
+                .unwrap();
+            assert!(ran.status.success(), "{flags:?}: {}", String::from_utf8_lossy(&ran.stderr));
+            let trace = fs::read_to_string(log).unwrap();
+            let own = |line: &&str| {
+                let opened =
+                    line.contains(" = ") && !line.contains(" = -1 ") && !line.contains("O_DIRECTORY");
+                let path = line.split('"').nth(1).unwrap_or_default();
+                let tops = ["/usr/", "/lib"].iter().any(|top| path.starts_with(top));
+                opened
+                    && tops
+                    && !path.contains("/locale/")
+                    && !path.contains("gconv")
+                    && path != "/usr/bin/strace"
+            };
+            assert_eq!(trace.lines().find(own), None, "{flags:?} used this machine's own");
+            assert_eq!(Command::new(room.path().join("x")).output().unwrap().stdout, b"x.cc", "{flags:?}");
+        }
+        let again = discover(&dir.join("bin/gcc"), format!("{}/bin", dir.display()).as_ref()).unwrap();
+        assert_eq!(again.identity.version, found.identity.version);
+        assert!(
+            again.files.iter().all(|(_, host)| host.starts_with(&dir) || host.starts_with("/usr/lib/locale"))
+        );
     }
 
     #[test]
