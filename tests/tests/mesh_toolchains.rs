@@ -192,7 +192,7 @@ fn a_machine_without_headers_and_linker_builds_programs_with_the_office_s() {
     };
     let own = shell(a, bin, &build(""));
     mesh.until(SPREAD_MAX, "something has been compiled elsewhere", || {
-        let unit = "n=$(date +%N); echo \"#include <vector>\" > $n.cc; echo \"int f$n = $n;\" >> $n.cc";
+        let unit = "n=1$(date +%N); echo \"#include <vector>\" > $n.cc; echo \"int f$n = $n;\" >> $n.cc";
         shell(a, bin, &format!("cd /tmp/src; {unit}; barn g++ -c $n.cc -o n.o"));
         count(a, "/compiles/remote") > 0
     });

@@ -34,7 +34,7 @@ pub(super) const BYTES_MAX: u64 = 1 << 30;
 const DEPTH_MAX: usize = 16;
 /// Largest linker script, in bytes; libc's has 300.
 const SCRIPT_BYTES_MAX: u64 = 64 << 10;
-/// Largest answer of `-E -v` that is understood comes from `probe`; this is what is asked, for each language.
+/// The languages whose headers are taken.
 const LANGUAGES: [&str; 2] = ["c", "c++"];
 /// Programs of binutils that a build calls by itself. Missing ones are left out.
 const TOOLS: [&str; 7] = ["ld.bfd", "ld.gold", "ar", "ranlib", "nm", "strip", "readelf"];
