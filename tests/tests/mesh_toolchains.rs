@@ -135,6 +135,103 @@ fn a_machine_without_a_compiler_takes_the_office_s() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("exists already"), "{again:?}");
 }
 
+/// Takes every compiler, header, start-up file and program of binutils away from `host`, which has file mounts of its own.
+fn take_compilers_away(host: &Host) {
+    let script = r#"set -e
+        for dir in /usr/include /usr/local/include /usr/lib/gcc /usr/lib/llvm-* /usr/lib/ccache /usr/lib/distcc; do
+            [ ! -d "$dir" ] || mount -t tmpfs none "$dir"
+        done
+        cd /usr/bin
+        for name in *gcc* *g++* *cpp* *clang* cc c++ c89 c99 as ld ld.bfd ld.gold ar nm strip ranlib readelf objcopy objdump *-as *-ld; do
+            [ ! -f "$name" ] || mount --bind /dev/null "$(readlink -f "$name")"
+        done
+        for lib in /usr/lib/*-linux-gnu*; do
+            for name in "$lib"/*crt1.o "$lib"/crt?.o "$lib"/libc.* "$lib"/libm.* "$lib"/libc_nonshared.a \
+                "$lib"/libmpc.so.? "$lib"/libmpfr.so.? "$lib"/libisl.so.* "$lib"/libbfd* "$lib"/libopcodes* "$lib"/libctf*; do
+                case "$name" in */libc.so.*|*/libm.so.*) continue;; esac
+                [ ! -f "$name" ] || mount --bind /dev/null "$(readlink -f "$name")"
+            done
+        done"#;
+    let ran = host.command("sh").unwrap().args(["-c", script]).output_within(SPREAD_MAX).unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    for gone in ["gcc", "g++", "cc", "clang", "as", "ld"] {
+        let ran = host.command("sh").unwrap().args(["-c", &format!("{gone} --version")]);
+        assert!(!ran.output_within(SPREAD_MAX).unwrap().status.success(), "{gone} still works");
+    }
+}
+
+/// Runs a shell command on `host` with `bin` first in `PATH`; what it printed.
+fn shell(host: &Host, bin: &str, script: &str) -> String {
+    let script = format!("set -e; PATH={bin}:$PATH; {script}");
+    let ran = host.command("sh").unwrap().args(["-c", &script]).output_within(SPREAD_MAX).unwrap();
+    assert!(ran.status.success(), "{script}: {}", String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8(ran.stdout).unwrap()
+}
+
+const HELLO_C: &str = "#include <errno.h>\n#include <math.h>\n#include <pthread.h>\n#include <stdio.h>\n\
+    #include <sys/epoll.h>\n#include <linux/types.h>\n\
+    int main(int argc, char **argv) { (void)argv; printf(\"%.0f\\n\", sqrt(argc * 9.0)); return 0; }\n";
+const HELLO_CXX: &str = "#include <iostream>\n#include <map>\n#include <regex>\n#include <thread>\n\
+    int main() { std::thread t([] { std::map<std::string, int> m{{\"a\", 4}}; std::cout << m[\"a\"] << std::endl; });\n\
+    t.join(); try { throw 1; } catch (int n) { return n - 1; } }\n";
+
+#[test]
+fn a_machine_without_headers_and_linker_builds_programs_with_the_office_s() {
+    let spec = OfficeSpec::new(bin_dir_of_this_build());
+    let names = ["h1", "bare-a", "bare-b"];
+    let Some(mesh) = Mesh::form(names.into_iter().fold(spec, |spec, name| spec.host(HostSpec::new(name))))
+    else {
+        return;
+    };
+    let (h1, bare) = mesh.hosts().split_first().unwrap();
+    let packed = h1.barn_text(["toolchain", "pack", "--with-sysroot", "gcc"]).unwrap();
+    for host in bare {
+        take_compilers_away(host);
+        // Each host has a /tmp of its own, so that this is one path of two machines.
+        let bin = host.barn_text(["toolchain", "fetch", "gcc+sysroot", "--into", "/tmp/office-gcc"]).unwrap();
+        assert_eq!(bin.trim(), "/tmp/office-gcc/bin");
+        let listed = host.barn_text(["toolchain", "list"]).unwrap();
+        assert!(listed.contains(&packed.trim()[..16]), "{listed}");
+    }
+    let (a, b) = (&bare[0], &bare[1]);
+    let bin = "/tmp/office-gcc/bin";
+
+    // By itself: compiled, linked in every way, run.
+    for host in bare {
+        let src = host.home().parent().unwrap().join("tmp/src");
+        fs::create_dir(&src).unwrap();
+        fs::write(src.join("x.c"), HELLO_C).unwrap();
+        fs::write(src.join("y.cc"), HELLO_CXX).unwrap();
+    }
+    for flags in ["", "-static", "-O2 -flto", "-g -pie -Wl,--as-needed"] {
+        let said =
+            shell(a, bin, &format!("cd /tmp/src; gcc {flags} x.c -o x -lm; ./x; g++ {flags} y.cc -o y; ./y"));
+        assert_eq!(said, "3\n4\n", "{flags}");
+    }
+
+    // Through barn: somewhere else too, with what the bare machine has fetched, and on the other bare one.
+    let link = "gcc x.o -o x -lm; ./x; g++ y.o -o y; ./y; cat x.o y.o | cksum; cat y.d";
+    let build = |barn: &str| {
+        format!("cd /tmp/src; {barn} gcc -O2 -g -c x.c -o x.o; {barn} g++ -O2 -g -MD -c y.cc -o y.o; {link}")
+    };
+    let own = shell(a, bin, &build(""));
+    mesh.until(SPREAD_MAX, "something has been compiled elsewhere", || {
+        // More at once than the machine has cores, or none would leave it.
+        let unit = "n=1$i$(date +%N); printf '#include <regex>\\nlong f%s = %s;' $n $n > $n.cc; barn g++ -O2 -c $n.cc -o $n.o";
+        let units = format!("cd /tmp/src; for i in $(seq 12); do ({unit}) & done; wait");
+        shell(a, bin, &units);
+        count(a, "/compiles/remote") > 0
+    });
+    assert_eq!(shell(a, bin, &build("barn")), own);
+    let stats = report(a);
+    assert_eq!(count(a, "/requests/local"), 0, "{stats}");
+    assert_eq!(
+        shell(b, bin, &build("barn")),
+        own,
+        "the same directory on another machine gives the same bytes"
+    );
+}
+
 #[test]
 fn an_archive_stands_in_for_a_compiler_that_cannot_be_packed() {
     let spec = OfficeSpec::new(bin_dir_of_this_build());

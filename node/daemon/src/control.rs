@@ -36,6 +36,10 @@ pub(crate) async fn answer(node: &Arc<Node>, control: Control) -> Result<Value, 
         }
         "worker" => Ok(json!({ "refusal": node.worker.refusal(), "slots": node.worker.slots() })),
         "stand-ins" => Ok(stand_ins(node)),
+        "pack-sysroot" => {
+            let compiler = body["compiler"].as_str().ok_or("no compiler is named")?;
+            crate::seeding::pack_with_sysroot(node, compiler, body["path"].as_str().unwrap_or_default()).await
+        }
         "import" => import(node, body["archive"].as_str()).await,
         "cache" => cache(node, body["do"].as_str()).await,
         other => {

@@ -1,6 +1,6 @@
 //! A machine without compilers takes one of the office's.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{ffi::OsString, fs::File, io, path::PathBuf, sync::Arc, time::Duration};
 
 use barn_mesh::stream::{StreamError, read_frame, write_frame};
 use barn_protocol::{
@@ -10,7 +10,10 @@ use barn_protocol::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::{node::Node, toolchain::unpack::unpack};
+use crate::{
+    node::Node,
+    toolchain::{Known, discover_with_sysroot, unpack::unpack},
+};
 
 /// How long a member may take to say what it has.
 const LIST_MAX: Duration = Duration::from_secs(3);
@@ -54,6 +57,42 @@ pub(crate) async fn fetch(node: &Arc<Node>, what: &str, into: Option<PathBuf>) -
     Ok(json!({ "digest": digest.to_string(), "name": row.offered.name, "bin": dir.join("bin") }))
 }
 
+/// Puts the toolchain of the compiler at `program`, with its sysroot, on the shelf, so that it is offered to the mesh.
+pub(crate) async fn pack_with_sysroot(
+    node: &Arc<Node>,
+    program: &str,
+    search_path: &str,
+) -> Result<Value, String> {
+    let (program, search_path) = (PathBuf::from(program), OsString::from(search_path));
+    let packing = node.clone();
+    let pack = move || {
+        let known: Known =
+            discover_with_sysroot(&program, &search_path).map_err(|error| chain(&error))?.into();
+        for (digest, path) in &known.files {
+            let fail =
+                |why: &dyn std::error::Error| format!("cannot store {}: {}", path.display(), chain(why));
+            let mut file = File::open(path).map_err(|error| fail(&error))?;
+            let mut writer = packing.store.writer().map_err(|error| fail(&error))?;
+            io::copy(&mut file, &mut writer).map_err(|error| fail(&error))?;
+            let stored = writer.finish().map_err(|error| fail(&error))?.digest;
+            if stored != *digest {
+                return Err(format!("{} is being changed\nhint: try again", path.display()));
+            }
+        }
+        let answer = json!({
+            "digest": known.digest.to_string(),
+            "name": known.toolchain.name,
+            "entries": known.toolchain.tree.len(),
+            "bytes": known.toolchain.tree.file_bytes(),
+        });
+        packing.worker.shelf.put(known.toolchain).map_err(|error| chain(&error))?;
+        Ok(answer)
+    };
+    let answer = tokio::task::spawn_blocking(pack).await.map_err(|_| "packing panicked".to_owned())?;
+    node.advertise();
+    answer
+}
+
 async fn rows(node: &Arc<Node>) -> Vec<Row> {
     let mut asked = JoinSet::new();
     for peer in node.mesh.peers().into_iter().filter(|peer| peer.connected) {
@@ -89,6 +128,11 @@ fn choose(rows: Vec<Row>, what: &str) -> Result<Row, String> {
     let by_digest = |digest: &Digest| what.len() >= DIGITS_MIN && digest.to_string().starts_with(what);
     let fits = |row: &Row| by_digest(&row.offered.digest) || row.offered.name.starts_with(what);
     let mut fitting: Vec<Row> = rows.into_iter().filter(fits).collect();
+    // `gcc` is not `gcc+sysroot`.
+    let is_kind = |row: &Row| row.offered.name.split(' ').next() == Some(what);
+    if fitting.iter().any(is_kind) {
+        fitting.retain(is_kind);
+    }
     match fitting.len() {
         1 => Ok(fitting.remove(0)),
         0 => Err(format!(
@@ -133,7 +177,12 @@ mod tests {
     }
 
     fn check(what: &str, expected: Option<&str>) {
-        let rows = vec![row("gcc 12.2.0 x86_64"), row("gcc 13.1.0 x86_64"), row("clang 14.0.6 x86_64")];
+        let rows = vec![
+            row("gcc 12.2.0 x86_64"),
+            row("gcc 13.1.0 x86_64"),
+            row("clang 14.0.6 x86_64"),
+            row("gcc+sysroot 13.1.0 x86_64"),
+        ];
         let chosen = choose(rows, what).ok().map(|row| row.offered.name);
         assert_eq!(chosen.as_deref(), expected, "{what}");
     }
@@ -144,6 +193,7 @@ mod tests {
         check("gcc", None);
         check("gcc 13", Some("gcc 13.1.0 x86_64"));
         check("rustc", None);
+        check("gcc+", Some("gcc+sysroot 13.1.0 x86_64"));
         let digest = Digest::of(b"gcc 12.2.0 x86_64").to_string();
         check(&digest[..DIGITS_MIN], Some("gcc 12.2.0 x86_64"));
         check(&digest[..DIGITS_MIN - 1], None);

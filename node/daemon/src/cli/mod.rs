@@ -138,6 +138,9 @@ enum ToolchainVerb {
     Pack {
         /// The compiler, by path or name.
         compiler: PathBuf,
+        /// Also headers, start-up files, libraries and linker, for machines without any compiler, and offer it to the mesh.
+        #[arg(long)]
+        with_sysroot: bool,
     },
     /// Write a compiler's toolchain to a file (tar.zst).
     Export {
@@ -146,6 +149,9 @@ enum ToolchainVerb {
         /// The archive to write.
         #[arg(short, long)]
         output: PathBuf,
+        /// Also headers, start-up files, libraries and linker, for machines without any compiler.
+        #[arg(long)]
+        with_sysroot: bool,
     },
     /// Take a toolchain from an archive into this machine's store.
     Import {

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{Outcome, ToolchainVerb, control, lifecycle, view};
 use crate::{
     setup::Setup,
-    toolchain::{Known, ToolchainIndex, archive},
+    toolchain::{Known, ToolchainIndex, archive, discover_with_sysroot},
 };
 
 /// A toolchain command that failed.
@@ -32,14 +32,24 @@ pub(super) fn run(setup: &Setup, verb: ToolchainVerb) -> Outcome {
     match verb {
         ToolchainVerb::List { mesh } => list(setup, mesh),
         ToolchainVerb::Fetch { toolchain, into } => fetch(setup, &toolchain, into),
-        ToolchainVerb::Pack { compiler } => {
+        ToolchainVerb::Pack { compiler, with_sysroot: true } => pack_with_sysroot(setup, &compiler),
+        ToolchainVerb::Pack { compiler, with_sysroot: false } => {
             let known = pack(setup, &compiler)?;
             println!("{}", known.digest);
             let bytes = view::bytes(known.toolchain.tree.file_bytes());
             eprintln!("{}: {} entries, {bytes}", known.toolchain.name, known.toolchain.tree.len());
             Ok(ExitCode::SUCCESS)
         }
-        ToolchainVerb::Export { compiler, output } => export(setup, &compiler, &output),
+        ToolchainVerb::Export { compiler, output, with_sysroot } => {
+            let known = match with_sysroot {
+                true => {
+                    let (program, search_path) = called(&compiler)?;
+                    Arc::new(Known::from(discover_with_sysroot(&program, &search_path)?))
+                }
+                false => pack(setup, &compiler)?,
+            };
+            export(&known, &output)
+        }
         ToolchainVerb::Import { archive } => {
             lifecycle::ensure_running(setup)?;
             let archive = archive.canonicalize().unwrap_or(archive);
@@ -76,15 +86,31 @@ fn fetch(setup: &Setup, toolchain: &str, into: Option<PathBuf>) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn pack(setup: &Setup, compiler: &Path) -> Result<Arc<Known>, Box<dyn std::error::Error + Send + Sync>> {
+/// The node does it, because what it has in its store is what it offers.
+fn pack_with_sysroot(setup: &Setup, compiler: &Path) -> Outcome {
+    let (program, search_path) = called(compiler)?;
+    lifecycle::ensure_running(setup)?;
+    let body = json!({ "compiler": program, "path": search_path.to_string_lossy() });
+    let answer = control::call(&setup.socket, "pack-sysroot", &body)?;
+    println!("{}", answer["digest"].as_str().unwrap_or_default());
+    let bytes = view::bytes(answer["bytes"].as_u64().unwrap_or(0));
+    eprintln!("{}: {} entries, {bytes}", answer["name"].as_str().unwrap_or_default(), answer["entries"]);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The program that `compiler` means, and the `PATH` it is called with.
+fn called(compiler: &Path) -> Result<(PathBuf, OsString), ToolchainError> {
     let search_path = std::env::var_os("PATH").unwrap_or_default();
-    let program =
-        find(compiler, &search_path).ok_or_else(|| ToolchainError::NotFound(view::shown(compiler)))?;
+    let program = find(compiler, &search_path);
+    Ok((program.ok_or_else(|| ToolchainError::NotFound(view::shown(compiler)))?, search_path))
+}
+
+fn pack(setup: &Setup, compiler: &Path) -> Result<Arc<Known>, Box<dyn std::error::Error + Send + Sync>> {
+    let (program, search_path) = called(compiler)?;
     Ok(ToolchainIndex::open(&setup.home.toolchains_dir()).resolve(&program, &search_path)?)
 }
 
-fn export(setup: &Setup, compiler: &Path, output: &Path) -> Outcome {
-    let known = pack(setup, compiler)?;
+fn export(known: &Known, output: &Path) -> Outcome {
     let fail = |source| ToolchainError::Write { path: view::shown(output), source };
     let open =
         |digest: Digest| known.files.get(&digest).ok_or(io::ErrorKind::NotFound.into()).and_then(File::open);

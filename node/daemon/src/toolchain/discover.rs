@@ -21,6 +21,7 @@ use super::{
     gather::Gather,
     gcc,
     stamp::{self, Stamp, Witnesses},
+    sysroot,
 };
 
 /// A compiler and all it needs, found on this machine.
@@ -94,6 +95,12 @@ pub enum DiscoverError {
     /// The assembler is looked for in a relative directory first.
     #[error("PATH has a relative directory before the one with the assembler")]
     RelativeSearchPath,
+    /// Its headers and libraries are over the limits.
+    #[error("sysroot has more than {files} files or {bytes} bytes, at {0}", files = sysroot::FILES_MAX, bytes = sysroot::BYTES_MAX)]
+    SysrootTooLarge(PathBuf),
+    /// Only gcc's sysroot is known.
+    #[error("{0} is no gcc, and only gcc can be packed with its sysroot")]
+    SysrootFamily(PathBuf),
     /// A personal configuration file, or one that includes others.
     #[error("clang configuration file {0} cannot be taken along")]
     Configuration(PathBuf),
@@ -147,6 +154,7 @@ impl DiscoverError {
             Self::LoaderSilent(_) | Self::LibraryClash(_) => "compiler-libraries",
             Self::RelativeSearchPath => "relative-search-path",
             Self::Configuration(_) => "compiler-configuration",
+            Self::SysrootTooLarge(_) | Self::SysrootFamily(_) => "compiler-sysroot",
             Self::Path { .. } | Self::Tree(_) => "compiler-path",
             Self::Probe { .. } | Self::Io { .. } | Self::Changing(_) => "compiler-unreadable",
         }
@@ -165,6 +173,24 @@ impl DiscoverError {
 /// When it cannot be taken along; see [`DiscoverError`].
 pub fn discover(program: &Path, search_path: &OsStr) -> Result<Discovered, DiscoverError> {
     look(program, search_path, stamp::digest_file).0
+}
+
+/// Like [`discover()`], and what is needed to compile and link C and C++ on a machine with neither compiler nor headers:
+/// see `docs/toolchains.md`, "With a sysroot". Takes about a second.
+///
+/// # Errors
+/// Also when it is no gcc, when the C library's start-up files are not installed, and when there is too much.
+pub fn discover_with_sysroot(program: &Path, search_path: &OsStr) -> Result<Discovered, DiscoverError> {
+    let mut gather = Gather::new(program, search_path);
+    let (identity, machine) = survey(&mut gather)?;
+    if identity.family != Family::Gcc {
+        return Err(DiscoverError::SysrootFamily(program.to_owned()));
+    }
+    sysroot::gather(&mut gather)?;
+    let target = identity.target.as_deref().unwrap_or(machine);
+    let name = format!("{}+sysroot {} {target}", identity.family, identity.version);
+    let (toolchain, files) = gather.finish(name, machine, stamp::digest_file)?;
+    Ok(Discovered { toolchain, files, identity })
 }
 
 /// Like [`discover()`], with a source of digests, and with everything that was looked at, success or not.

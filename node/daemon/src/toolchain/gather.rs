@@ -45,6 +45,11 @@ impl<'a> Gather<'a> {
         }
     }
 
+    /// The `PATH` that the compiler is called with.
+    pub(super) fn search_path(&self) -> &'a OsStr {
+        self.search_path
+    }
+
     /// The real path of `path`; the links on the way become part of the toolchain.
     pub(super) fn resolve(&mut self, path: &Path) -> Result<PathBuf, DiscoverError> {
         self.walk.resolve(path, &mut self.seen).map_err(|error| DiscoverError::io(path, &error))

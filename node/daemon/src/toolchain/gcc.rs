@@ -47,7 +47,10 @@ pub(super) fn gather(gather: &mut Gather<'_>) -> Result<(), DiscoverError> {
 }
 
 /// The path in gcc's answer; it repeats the bare name for what it does not have.
-fn answered_path(gather: &mut Gather<'_>, question: &str) -> Result<Option<PathBuf>, DiscoverError> {
+pub(super) fn answered_path(
+    gather: &mut Gather<'_>,
+    question: &str,
+) -> Result<Option<PathBuf>, DiscoverError> {
     let answer = gather.ask(&[question])?;
     let path = answer.line().map(path_of).filter(|path| path.is_absolute());
     Ok(match path {
@@ -62,7 +65,7 @@ fn answered_path(gather: &mut Gather<'_>, question: &str) -> Result<Option<PathB
 }
 
 /// Takes along a program of binutils: gcc's own, or the one in `PATH`.
-fn add_tool(gather: &mut Gather<'_>, tool: &'static str) -> Result<bool, DiscoverError> {
+pub(super) fn add_tool(gather: &mut Gather<'_>, tool: &'static str) -> Result<bool, DiscoverError> {
     if let Some(own) = answered_path(gather, &format!("-print-prog-name={tool}"))? {
         gather.add_program(&own)?;
         return Ok(true);

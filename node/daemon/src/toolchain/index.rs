@@ -14,7 +14,7 @@ use std::{
 };
 
 use barn_compilers::CompilerIdentity;
-use barn_protocol::{digest::Digest, toolchain::Toolchain};
+use barn_protocol::{digest::Digest, toolchain::Toolchain, tree::Entry};
 
 use super::{
     discover::{self, DiscoverError, Discovered},
@@ -170,9 +170,12 @@ impl ToolchainIndex {
 
 impl From<Discovered> for Known {
     fn from(discovered: Discovered) -> Self {
-        let digests = discovered.toolchain.tree.blobs().map(|(digest, _)| digest);
-        // Both list the files in the order of their paths.
-        let files = digests.zip(discovered.files.into_iter().map(|(_, host)| host)).collect();
+        let digest = |path| match discovered.toolchain.tree.get(path) {
+            Some(Entry::File { digest, .. }) => Some(*digest),
+            _ => None,
+        };
+        let files = discovered.files.iter().filter_map(|(path, host)| Some((digest(path)?, host.clone())));
+        let files = files.collect();
         Self {
             digest: discovered.toolchain.digest(),
             toolchain: discovered.toolchain,

@@ -7,7 +7,8 @@
 //! Goals: the sandboxed compiler reads the same programs, libraries, specs and locale that the local one would
 //! read, so that its answer is the same bytes; equal installations on two machines have equal digests; a compiler
 //! that is replaced is noticed at the next compile.
-//! Non-goals: headers (they are inputs of an action); the linker; wrappers and scripts (they run locally).
+//! Non-goals: headers (they are inputs of an action) and the linker, unless a toolchain is packed with its sysroot
+//! for machines without a compiler; wrappers and scripts (they run locally).
 //!
 //! Invariant: a file is listed at its real path, and every symbolic link that leads to it is listed too.
 //! Invariant: whatever cannot be taken along faithfully is a [`DiscoverError`], and the compile is local.
@@ -26,16 +27,18 @@ mod loader;
 pub mod locale;
 pub mod policy;
 mod probe;
+mod relocate;
 pub(crate) mod stamp;
 pub mod stand_in;
 mod store;
+mod sysroot;
 pub mod unpack;
 mod walk;
 
 #[cfg(test)]
 mod reality;
 
-pub use discover::{DiscoverError, Discovered, discover};
+pub use discover::{DiscoverError, Discovered, discover, discover_with_sysroot};
 pub use elf::ElfError;
 pub use index::{Known, ToolchainIndex};
 
