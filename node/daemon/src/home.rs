@@ -10,6 +10,7 @@
 //!   cache/              the store (see docs/cache.md)
 //!   toolchains/         descriptions of the toolchains known here
 //!   incoming/           parts of toolchains on their way
+//!   http-cache.token    0600  what other tools show at the HTTP cache endpoint; only where that is on
 //!   stats.json          the counters of `barn stats`
 //!   node.log            what a node in the background says
 //! ```
@@ -99,6 +100,11 @@ impl Home {
     /// The counters' file.
     pub fn stats_path(&self) -> PathBuf {
         self.dir.join("stats.json")
+    }
+
+    /// The file with the token of the HTTP cache endpoint.
+    pub fn http_cache_token_path(&self) -> PathBuf {
+        self.dir.join("http-cache.token")
     }
 
     /// Where a node in the background writes its log.
