@@ -425,12 +425,12 @@ impl State {
                 self.pins.set(&owner, Pin { at: moved, blobs });
                 self.indexed(|index| index.set_pins(&owner, &moved))
             }
-            Entry::Foreign { key, tick, blob } => {
+            Entry::Foreign { key, blob, .. } => {
                 let item = Item::foreign(&key);
                 let Some(meta) = self.get(item)?.filter(|m| m.detail == Detail::Foreign(*at)) else {
                     return Ok(());
                 };
-                let moved = self.append(&Entry::Foreign { key, tick, blob })?;
+                let moved = self.append(&Entry::Foreign { key, tick: meta.tick, blob })?;
                 self.set(item, Meta { detail: Detail::Foreign(moved), ..meta })
             }
             // What they undo or refine is older than the oldest segment, or repeated in the index.

@@ -122,3 +122,25 @@ fn entries_go_by_last_use_and_outlive_the_cleaning_of_the_journal() {
     let store = Store::open(dir.path(), small(12 * 4096)).unwrap();
     assert_eq!(get(&store, &entry(15)).unwrap(), noise(15, 4000));
 }
+
+#[test]
+fn the_last_use_outlives_the_cleaning_of_the_journal_and_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = small(10 * 4096);
+    let entry = |n: u32| ForeignKey::new("n", &n.to_le_bytes());
+    let store = Store::open(dir.path(), limits.clone()).unwrap();
+    for n in 0..8 {
+        put(&store, &entry(n), &noise(n, 4000));
+    }
+    assert!(get(&store, &entry(0)).is_some());
+    drop(store);
+    // What says in the journal that it was used is cleaned away; the entry itself must say so then.
+    Store::open(dir.path(), limits.clone()).unwrap().gc();
+    uncleanly(dir.path());
+    let store = Store::open(dir.path(), limits).unwrap();
+    for n in 8..12 {
+        put(&store, &entry(n), &noise(n, 4000));
+    }
+    assert_eq!(get(&store, &entry(0)).unwrap(), noise(0, 4000));
+    assert_eq!(get(&store, &entry(1)), None);
+}

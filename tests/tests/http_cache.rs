@@ -63,7 +63,8 @@ impl Office {
     fn raw(&self, bytes: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(patience(ANSWER_MAX))).unwrap();
-        stream.write_all(bytes).unwrap();
+        // Who is refused at once may find the line closed.
+        let _ = stream.write_all(bytes);
         stream
     }
 
@@ -78,7 +79,6 @@ impl Office {
         let head =
             format!("{method} {path} HTTP/1.1\r\nHost: barn\r\nConnection: close\r\n{headers}{length}\r\n");
         let mut stream = self.raw(head.as_bytes());
-        // Who is refused at once may find the line closed.
         let _ = stream.write_all(body.unwrap_or_default());
         Answer::read(stream)
     }

@@ -14,7 +14,7 @@ pub mod daemon;
 pub mod enrol;
 pub mod history;
 pub mod home;
-pub mod http_cache;
+mod http_cache;
 pub mod node;
 mod offers;
 mod platform;

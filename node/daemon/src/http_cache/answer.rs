@@ -115,7 +115,7 @@ fn refused(error: &UploadError) -> Response<Reply> {
         UploadError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         UploadError::Silent => StatusCode::REQUEST_TIMEOUT,
         UploadError::Broken(_) | UploadError::Mismatch => StatusCode::BAD_REQUEST,
-        UploadError::Busy | UploadError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        UploadError::Busy | UploadError::Write(_) | UploadError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     text(status, &error.to_string())
 }

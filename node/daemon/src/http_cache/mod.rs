@@ -57,7 +57,7 @@ const SHORTAGE: Duration = Duration::from_millis(100);
 
 /// Why there is no endpoint although one is configured. The node runs without it.
 #[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
+pub(crate) enum EndpointError {
     /// The token is at fault.
     #[error(transparent)]
     Token(#[from] HomeError),

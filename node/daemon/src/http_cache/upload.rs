@@ -5,7 +5,7 @@
 
 use std::{
     future::poll_fn,
-    io::Write as _,
+    io::{self, Write as _},
     pin::Pin,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -42,6 +42,9 @@ pub(super) enum UploadError {
     /// It is not what its name says.
     #[error("the contents do not have the SHA-256 that their name says")]
     Mismatch,
+    /// The store cannot write; that pauses it.
+    #[error("the store cannot write")]
+    Write(#[source] io::Error),
     /// The store does not take it.
     #[error("the store takes nothing now")]
     Store(#[source] StoreError),
@@ -66,7 +69,7 @@ pub(super) async fn upload(shared: &Shared, entry: &Entry, mut body: Incoming) -
         }
         reserved.add(piece.len() as u64)?;
         // To the page cache, piece by piece: that does not block for long.
-        writer.write_all(&piece).map_err(|error| UploadError::Store(StoreError::Source(error)))?;
+        writer.write_all(&piece).map_err(UploadError::Write)?;
         if let Some(hasher) = &mut sha256 {
             hasher.update(&piece);
         }
