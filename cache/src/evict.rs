@@ -57,7 +57,7 @@ pub(crate) struct Eviction {
     /// How far the sweep for them is.
     sweep: Hand,
     /// Where the next sample of each kind begins.
-    hands: [Option<Digest>; 3],
+    hands: [Option<Digest>; Kind::ALL.len()],
     /// The oldest of the last sample with their ticks, the oldest first.
     candidates: VecDeque<(u64, Item)>,
     /// Items of each kind looked at since the last one was removed.
@@ -206,6 +206,6 @@ impl State {
 
     const fn items(&self) -> u64 {
         // Lists of manifests are fewer than manifests.
-        self.totals.blobs + self.totals.records + self.totals.manifests
+        self.totals.blobs + self.totals.records + self.totals.manifests + self.totals.foreign
     }
 }

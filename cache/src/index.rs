@@ -35,10 +35,11 @@ pub(crate) enum Kind {
     Blob,
     Record,
     Manifests,
+    Foreign,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::Blob, Self::Record, Self::Manifests];
+    pub(crate) const ALL: [Self; 4] = [Self::Blob, Self::Record, Self::Manifests, Self::Foreign];
 }
 
 /// The name of something the store keeps.
@@ -59,6 +60,10 @@ impl Item {
 
     pub(crate) const fn manifests(key: &Digest) -> Self {
         Self { kind: Kind::Manifests, digest: *key }
+    }
+
+    pub(crate) const fn foreign(key: &Digest) -> Self {
+        Self { kind: Kind::Foreign, digest: *key }
     }
 }
 
@@ -82,6 +87,8 @@ pub(crate) enum Detail {
     Record(Location),
     /// Most recent first.
     Manifests(Vec<ManifestMeta>),
+    /// Where the journal says which blob it is.
+    Foreign(Location),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +109,7 @@ impl Meta {
     pub(crate) fn journal_bytes(&self) -> u64 {
         match &self.detail {
             Detail::Blob { .. } => 0,
-            Detail::Record(at) => u64::from(at.len),
+            Detail::Record(at) | Detail::Foreign(at) => u64::from(at.len),
             Detail::Manifests(list) => list.iter().map(|m| u64::from(m.at.len)).sum(),
         }
     }
@@ -113,7 +120,7 @@ impl Meta {
             Detail::Blob { size, places } => {
                 size.max(&1).next_multiple_of(BLOCK_BYTES).saturating_mul(u64::from(places.count_ones()))
             }
-            Detail::Record(_) | Detail::Manifests(_) => self.journal_bytes(),
+            Detail::Record(_) | Detail::Manifests(_) | Detail::Foreign(_) => self.journal_bytes(),
         }
     }
 }

@@ -37,6 +37,10 @@ pub(crate) enum Entry {
     Unpin { owner: Digest },
     /// These were used last at these ticks.
     Uses(Vec<(Item, u64)>),
+    /// A foreign entry's contents are this blob.
+    Foreign { key: Digest, tick: u64, blob: Digest },
+    /// A foreign entry is gone.
+    DropForeign { key: Digest },
 }
 
 /// Where an entry is.
@@ -299,11 +303,16 @@ mod tests {
             unpin(4),
             Entry::Uses(vec![(Item::record(&Digest::from_bytes([5; 32])), 6)]),
         ];
-        let frames: Vec<u8> =
-            entries.iter().flat_map(|e| frame(1, 2, &postcard::to_stdvec(e).unwrap())).collect();
-        assert_eq!(
-            Digest::of(&frames).to_string(),
-            "9a6a94cc9f81aa13a0bffa00d77e004db9552f2d0116b29c1d251455aef4a21b"
-        );
+        let foreign = [
+            Entry::Foreign { key: Digest::from_bytes([7; 32]), tick: 8, blob: Digest::from_bytes([9; 32]) },
+            Entry::DropForeign { key: Digest::from_bytes([7; 32]) },
+        ];
+        let check = |entries: &[Entry], expected: &str| {
+            let frames: Vec<u8> =
+                entries.iter().flat_map(|e| frame(1, 2, &postcard::to_stdvec(e).unwrap())).collect();
+            assert_eq!(Digest::of(&frames).to_string(), expected);
+        };
+        check(&entries, "9a6a94cc9f81aa13a0bffa00d77e004db9552f2d0116b29c1d251455aef4a21b");
+        check(&foreign, "e97a0551821ecd94dd02325d864a65ca800874fba820eb4f2552ddd1a096716d");
     }
 }

@@ -36,6 +36,7 @@ pub(crate) struct Totals {
     pub(crate) blobs: u64,
     pub(crate) records: u64,
     pub(crate) manifests: u64,
+    pub(crate) foreign: u64,
     /// Bytes of the journal's live entries, pins included.
     pub(crate) journal_live: u64,
 }
@@ -62,6 +63,7 @@ impl Totals {
             Kind::Blob => &mut self.blobs,
             Kind::Record => &mut self.records,
             Kind::Manifests => &mut self.manifests,
+            Kind::Foreign => &mut self.foreign,
         }
     }
 }
@@ -222,6 +224,8 @@ struct Found {
     items: HashMap<Item, Meta>,
     /// The blobs each record needs.
     needs: HashMap<Digest, Vec<Digest>>,
+    /// The blob each foreign entry is.
+    contents: HashMap<Digest, Digest>,
     pins: Pins,
     condemned: HashSet<Digest>,
     tick: u64,
@@ -279,6 +283,16 @@ impl Found {
                     self.used(item, tick, None);
                 }
             }
+            Entry::Foreign { key, tick, blob } => {
+                self.used(Item::blob(&blob), tick, None);
+                self.used(Item::foreign(&key), tick, None);
+                let meta = Meta { tick, toolchain: None, detail: Detail::Foreign(at) };
+                self.items.insert(Item::foreign(&key), meta);
+                self.contents.insert(key, blob);
+            }
+            Entry::DropForeign { key } => {
+                self.items.remove(&Item::foreign(&key));
+            }
         }
     }
 
@@ -305,11 +319,11 @@ impl Found {
         }
     }
 
-    /// Forgets records and manifests whose blobs are not here.
+    /// Forgets records, manifests and foreign entries whose blobs are not here.
     fn drop_incomplete(&mut self) {
         let blobs: HashSet<Digest> =
             self.items.keys().filter(|i| i.kind == Kind::Blob).map(|i| i.digest).collect();
-        let needs = &self.needs;
+        let (needs, contents) = (&self.needs, &self.contents);
         self.items.retain(|item, meta| match &mut meta.detail {
             Detail::Blob { .. } => true,
             Detail::Record(_) => needs[&item.digest].iter().all(|b| blobs.contains(b)),
@@ -317,6 +331,7 @@ impl Found {
                 list.retain(|m| blobs.contains(&m.blob));
                 !list.is_empty()
             }
+            Detail::Foreign(_) => blobs.contains(&contents[&item.digest]),
         });
     }
 

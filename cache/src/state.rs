@@ -425,8 +425,16 @@ impl State {
                 self.pins.set(&owner, Pin { at: moved, blobs });
                 self.indexed(|index| index.set_pins(&owner, &moved))
             }
+            Entry::Foreign { key, blob, .. } => {
+                let item = Item::foreign(&key);
+                let Some(meta) = self.get(item)?.filter(|m| m.detail == Detail::Foreign(*at)) else {
+                    return Ok(());
+                };
+                let moved = self.append(&Entry::Foreign { key, tick: meta.tick, blob })?;
+                self.set(item, Meta { detail: Detail::Foreign(moved), ..meta })
+            }
             // What they undo or refine is older than the oldest segment, or repeated in the index.
-            Entry::Unpin { .. } | Entry::Uses(_) => Ok(()),
+            Entry::Unpin { .. } | Entry::Uses(_) | Entry::DropForeign { .. } => Ok(()),
         }
     }
 
@@ -502,7 +510,7 @@ impl State {
         run(index).map_err(StoreError::index(self.layout.root()))
     }
 
-    fn append(&mut self, entry: &Entry) -> Result<Location> {
+    pub(crate) fn append(&mut self, entry: &Entry) -> Result<Location> {
         let dir = self.journal.dir().to_owned();
         self.journal.append(entry).map_err(StoreError::io("write to the journal in", &dir))
     }

@@ -26,6 +26,8 @@ pub struct Stat {
     pub records: u64,
     /// How many include manifests.
     pub manifests: u64,
+    /// How many foreign entries.
+    pub foreign: u64,
     /// What counts against the limit (blobs in whole blocks, live journal entries), in bytes.
     pub bytes: u64,
     /// The limit, in bytes.
@@ -45,7 +47,7 @@ pub struct Stat {
 /// What a collection removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GcReport {
-    /// Blobs, records and manifest lists.
+    /// Blobs, records, manifest lists and foreign entries.
     pub items: u64,
     /// By how much the store shrank, in bytes.
     pub bytes: u64,
@@ -66,6 +68,10 @@ pub struct VerifyReport {
     pub records: u64,
     /// Records that were damaged or lacked a blob, and dropped.
     pub records_dropped: u64,
+    /// Foreign entries read.
+    pub foreign: u64,
+    /// Foreign entries that were damaged or lacked their blob, and dropped.
+    pub foreign_dropped: u64,
 }
 
 impl Store {
@@ -78,6 +84,7 @@ impl Store {
             blobs: state.totals.blobs,
             records: state.totals.records,
             manifests: state.totals.manifests,
+            foreign: state.totals.foreign,
             bytes: state.totals.bytes,
             bytes_max: state.limits.bytes_max,
             pinned_bytes,
@@ -127,7 +134,7 @@ impl Store {
         report
     }
 
-    /// Reads every blob and record, drops what is damaged, and takes in blobs the index does not know.
+    /// Reads every blob, record and foreign entry, drops what is damaged, and takes in blobs the index does not know.
     pub fn verify(&self) -> VerifyReport {
         let mut report = VerifyReport::default();
         self.each_item(Kind::Blob, |digest, meta| self.verify_blob(digest, meta, &mut report));
@@ -136,6 +143,11 @@ impl Store {
             report.records += 1;
             let good = self.look(|state| state.load_record(key));
             report.records_dropped += u64::from(good.is_none());
+        });
+        self.each_item(Kind::Foreign, |key, _| {
+            report.foreign += 1;
+            let good = self.look(|state| state.load_foreign(key));
+            report.foreign_dropped += u64::from(good.is_none());
         });
         report
     }

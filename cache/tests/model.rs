@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
 };
 
-use barn_cache::{Limits, MANIFESTS_PER_KEY_MAX, Store, StoreError};
+use barn_cache::{ForeignKey, Limits, MANIFESTS_PER_KEY_MAX, Store, StoreError};
 use barn_protocol::Digest;
 use proptest::prelude::*;
 use support::{key, name, roomy, signed, small, uncleanly};
@@ -26,6 +26,9 @@ enum Op {
     Record(u8),
     PutManifest { key: u8, toolchain: u8, contents: u8 },
     Manifests(u8),
+    PutForeign { key: u8, blob: u8 },
+    Foreign(u8),
+    DropForeign(u8),
     Pin { owner: u8, blobs: Vec<u8> },
     Unpin(u8),
     Gc,
@@ -50,6 +53,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..2_u8, 0..3_u8, any::<u8>())
             .prop_map(|(key, toolchain, contents)| Op::PutManifest { key, toolchain, contents }),
         3 => (0..2_u8).prop_map(Op::Manifests),
+        5 => (0..4_u8, n()).prop_map(|(key, blob)| Op::PutForeign { key, blob }),
+        5 => (0..4_u8).prop_map(Op::Foreign),
+        1 => (0..4_u8).prop_map(Op::DropForeign),
         1 => (0..3_u8, few()).prop_map(|(owner, blobs)| Op::Pin { owner, blobs }),
         1 => (0..3_u8).prop_map(Op::Unpin),
         1 => Just(Op::Gc),
@@ -69,6 +75,10 @@ fn blob(n: u8) -> Digest {
     Digest::of(&contents(n))
 }
 
+fn foreign(n: u8) -> ForeignKey {
+    ForeignKey::new("model", &[n])
+}
+
 fn manifest(n: u8) -> Vec<u8> {
     format!("manifest {n}").into_bytes()
 }
@@ -84,6 +94,7 @@ struct Model {
     /// The record last put under a key, and its blobs.
     records: BTreeMap<u8, (String, Vec<u8>)>,
     manifests: BTreeMap<u8, Vec<u8>>,
+    foreign: BTreeMap<u8, u8>,
     pins: BTreeMap<u8, Vec<u8>>,
 }
 
@@ -153,6 +164,26 @@ impl Run {
                 list.truncate(MANIFESTS_PER_KEY_MAX);
             }
             Op::Manifests(key) => self.manifests(*key),
+            Op::PutForeign { key, blob: n } => {
+                let there = self.store().contains(&blob(*n));
+                match self.store().put_foreign(&foreign(*key), &blob(*n)) {
+                    Ok(()) => {
+                        assert!(there);
+                        self.model.foreign.insert(*key, *n);
+                    }
+                    Err(StoreError::MissingBlob(_)) => assert!(!there),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            Op::Foreign(key) => self.foreign(*key),
+            Op::DropForeign(key) => {
+                let there = self.store().foreign(&foreign(*key)).is_some();
+                assert_eq!(self.store().drop_foreign(&foreign(*key)).unwrap(), there);
+                // What was evicted before it was dropped may come back after a crash.
+                if there {
+                    self.model.foreign.remove(key);
+                }
+            }
             Op::Pin { owner, blobs } => {
                 let digests: Vec<_> = blobs.iter().map(|n| blob(*n)).collect();
                 self.store().pin(&name(&format!("toolchain {owner}")), &digests).unwrap();
@@ -229,6 +260,17 @@ impl Run {
         }
     }
 
+    fn foreign(&self, key: u8) {
+        let expected = self.model.foreign.get(&key).map(|n| contents(*n));
+        let found = self.store().open_foreign(&foreign(key)).map(|(mut file, size)| {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes.len() as u64, size);
+            bytes
+        });
+        self.check(found, expected);
+    }
+
     fn clear(&mut self) {
         self.store().clear();
         let model = &mut self.model;
@@ -236,8 +278,10 @@ impl Run {
         model.blobs.retain(|n| pins.values().any(|blobs| blobs.contains(n)));
         model.records.clear();
         model.manifests.clear();
+        model.foreign.clear();
         let stat = self.store().stat();
-        assert_eq!((stat.records, stat.manifests, stat.bytes), (0, 0, stat.pinned_bytes));
+        assert_eq!((stat.records, stat.manifests, stat.foreign), (0, 0, 0));
+        assert_eq!(stat.bytes, stat.pinned_bytes);
     }
 
     fn reopen(&mut self, crash: bool) {
@@ -253,7 +297,10 @@ impl Run {
         // After a crash, records that were evicted but not yet cleaned out of the journal come back: they are
         // still true, and counted.
         if !crash || self.complete {
-            assert_eq!((after.records, after.bytes), (before.records, before.bytes));
+            assert_eq!(
+                (after.records, after.foreign, after.bytes),
+                (before.records, before.foreign, before.bytes)
+            );
         }
     }
 
@@ -272,6 +319,7 @@ impl Run {
         }
         for n in 0..NAMES {
             self.read(n);
+            self.foreign(n);
         }
         let left = support::files(&self.dir.path().join("tmp-v1"));
         assert_eq!(left, Vec::<std::path::PathBuf>::new());

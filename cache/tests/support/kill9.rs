@@ -1,6 +1,6 @@
 //! A process that writes to a store and is killed at random instants, again and again.
 //!
-//! The writer puts numbered entries, each a blob with a record and a manifest, and says on its standard output
+//! The writer puts numbered entries, each a blob with a record, a manifest and a foreign entry, and says on its standard output
 //! which number is done. After each kill the store must open, everything said to be done must be there, and
 //! nothing may be wrong.
 
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use barn_cache::{Limits, Store};
+use barn_cache::{ForeignKey, Limits, Store};
 use barn_protocol::{ActionKey, Digest, Identity, identity::SignedBytes};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -37,6 +37,10 @@ fn limits(bytes_max: Option<u64>) -> Limits {
 
 fn name(kind: &str, n: u64) -> Digest {
     Digest::of(format!("{kind} {n}").as_bytes())
+}
+
+fn foreign(n: u64) -> ForeignKey {
+    ForeignKey::new("kill9", &n.to_le_bytes())
 }
 
 fn contents(n: u64) -> Vec<u8> {
@@ -76,6 +80,8 @@ fn put(store: &Store, n: u64) {
     let stored = store.put_record(&ActionKey(name("key", n)), &toolchain, &signed(n), &[blob]);
     assert!(matches!(stored, Ok(()) | Err(barn_cache::StoreError::MissingBlob(_))), "{stored:?}");
     store.put_manifest(&name("source", n % 20), &toolchain, &n.to_le_bytes()).unwrap();
+    let stored = store.put_foreign(&foreign(n), &blob);
+    assert!(matches!(stored, Ok(()) | Err(barn_cache::StoreError::MissingBlob(_))), "{stored:?}");
     if let Some(earlier) = n.checked_sub(5) {
         store.record(&ActionKey(name("key", earlier)));
     }
@@ -139,8 +145,11 @@ fn check(dir: &Path, plan: &Plan, next: u64, kill: u32) {
         let record = store.record(&ActionKey(name("key", n)));
         assert!(record.is_none() || record == Some(signed(n)), "entry {n} after kill {kill}");
         assert!(record.is_none() || blob.is_some(), "record {n} without its blob after kill {kill}");
+        let entry = store.foreign(&foreign(n)).map(|blob| blob.digest);
+        assert!(entry.is_none() || entry == Some(Digest::of(&contents(n))), "entry {n} after kill {kill}");
+        assert!(entry.is_none() || blob.is_some(), "entry {n} without its blob after kill {kill}");
         if plan.bytes_max.is_none() && n < next {
-            assert!(record.is_some(), "entry {n} was done before kill {kill}");
+            assert!(record.is_some() && entry.is_some(), "entry {n} was done before kill {kill}");
         }
     }
     for source in 0..20 {

@@ -24,6 +24,8 @@ pub struct Config {
     pub worker: Worker,
     /// What it keeps.
     pub cache: Cache,
+    /// What other tools' caches may use of it.
+    pub http_cache: HttpCache,
     /// Archives that stand in for compilers.
     pub toolchain: Vec<ToolchainSetting>,
 }
@@ -66,6 +68,38 @@ pub struct Worker {
 pub struct Cache {
     /// Size limit in GiB.
     pub size_gib: Option<u64>,
+}
+
+/// Section `[http_cache]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpCache {
+    /// Where the HTTP cache endpoint listens; nowhere unless set.
+    pub listen: Option<LoopbackAddr>,
+}
+
+/// An address that only this machine reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SocketAddr")]
+pub struct LoopbackAddr(SocketAddr);
+
+impl LoopbackAddr {
+    /// The address.
+    pub const fn get(self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl TryFrom<SocketAddr> for LoopbackAddr {
+    type Error = String;
+
+    fn try_from(address: SocketAddr) -> Result<Self, String> {
+        if address.ip().is_loopback() {
+            Ok(Self(address))
+        } else {
+            Err(format!("`listen` is not a loopback address: {address}"))
+        }
+    }
 }
 
 /// Section `[[toolchain]]`: an archive that stands in for a compiler of this machine.
@@ -235,6 +269,28 @@ mod tests {
     }
 
     #[test]
+    fn the_endpoint_is_off_unless_asked_for_and_never_on_the_network() {
+        let check = |text: &str, expected: Result<Option<&str>, &str>| {
+            let found = Config::parse(text).map(|config| config.http_cache.listen.map(LoopbackAddr::get));
+            match (found, expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found, expected.map(|text| text.parse().unwrap())),
+                (Err(error), Err(expected)) => assert!(error.contains(expected), "{error}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        };
+        check("", Ok(None));
+        check("[http_cache]\n", Ok(None));
+        let section = |address: &str| format!("[http_cache]\nlisten = \"{address}\"\n");
+        check(&section("127.0.0.1:7118"), Ok(Some("127.0.0.1:7118")));
+        check(&section("[::1]:7118"), Ok(Some("[::1]:7118")));
+        for outside in ["0.0.0.0:7118", "10.0.0.5:7118", "[::]:7118"] {
+            check(&section(outside), Err("line 2: `listen` is not a loopback address"));
+        }
+        check(&section("localhost:7118"), Err("line 2"));
+        check("[http_cache]\nport = 7118\n", Err("unknown field `port`"));
+    }
+
+    #[test]
     fn archives_for_compilers_are_read_and_mistakes_named() {
         let check = |text: &str, expected: Result<(&str, &str), &str>| match (Config::parse(text), expected) {
             (Ok(config), Ok(row)) => {
@@ -277,6 +333,7 @@ mod tests {
             "worker.sandbox_uid",
             "worker.adopt_toolchains",
             "cache.size_gib",
+            "http_cache.listen",
             "toolchain.compiler",
             "toolchain.archive",
         ] {

@@ -107,6 +107,10 @@ fn status(node: &Node) -> Value {
             "for_others": node.worker.slots() - node.worker.free(),
         },
         "transfers": transfers(node),
+        "http_cache": node.http_cache.as_ref().map(|endpoint| match endpoint {
+            Ok(endpoint) => endpoint.status(),
+            Err(error) => json!({ "error": error }),
+        }),
     })
 }
 
@@ -204,6 +208,8 @@ async fn cache(node: &Arc<Node>, what: Option<&str>) -> Result<Value, String> {
                 "blobs_dropped": report.blobs_dropped,
                 "records": report.records,
                 "records_dropped": report.records_dropped,
+                "foreign": report.foreign,
+                "foreign_dropped": report.foreign_dropped,
             })
         }
         _ => {
@@ -212,6 +218,7 @@ async fn cache(node: &Arc<Node>, what: Option<&str>) -> Result<Value, String> {
                 "blobs": stat.blobs,
                 "records": stat.records,
                 "manifests": stat.manifests,
+                "foreign": stat.foreign,
                 "bytes": stat.bytes,
                 "bytes_max": stat.bytes_max,
                 "pinned_bytes": stat.pinned_bytes,

@@ -10,6 +10,7 @@ use crate::{
     config::{Config, PORT_DEFAULT},
     enrol::Doorkeeper,
     history::History,
+    http_cache::Endpoint,
     node::{Life, Node, cores},
     offers::Offers,
     requester::{
@@ -20,6 +21,7 @@ use crate::{
         recollection,
         sight::Sight,
     },
+    seeding::chain,
     session::Door,
     setup::Setup,
     stats::Stats,
@@ -82,6 +84,7 @@ pub async fn run(setup: Setup, peers: Vec<SocketAddr>) -> Result<(), NodeError> 
         () = keep_saving(&node) => {}
         () = keep_tidy(&node) => {}
         () = keep_recording(&node) => {}
+        () = serve_others_tools(&node) => {}
         () = node.stopped() => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
@@ -152,6 +155,7 @@ async fn start(
     tokio::task::spawn_blocking(move || stand_ins.read(&home, &archives));
     let (path, recalling) = (setup.home.recollection_path(), requester.clone());
     tokio::task::spawn_blocking(move || recall(&path, &recalling));
+    let http_cache = open_http_cache(&setup, &store).await;
     let node = Node {
         id: identity.id(),
         roster,
@@ -162,10 +166,29 @@ async fn start(
         history,
         requester,
         worker,
+        http_cache,
         life: Life::begin(),
         setup,
     };
     Ok((Arc::new(node), events))
+}
+
+/// The endpoint, if one is configured. Whatever is wrong with it keeps nobody from compiling.
+async fn open_http_cache(setup: &Setup, store: &Store) -> Option<Result<Endpoint, String>> {
+    let address = setup.config.http_cache.listen?.get();
+    let opened = Endpoint::open(address, &setup.home, store.clone()).await;
+    Some(opened.map_err(|error| {
+        let error = chain(&error);
+        tracing::warn!("there is no HTTP cache endpoint: {error}");
+        error
+    }))
+}
+
+async fn serve_others_tools(node: &Node) {
+    match &node.http_cache {
+        Some(Ok(endpoint)) => endpoint.serve().await,
+        _ => std::future::pending().await,
+    }
 }
 
 fn roster_cell(setup: &Setup) -> Result<RosterCell, NodeError> {

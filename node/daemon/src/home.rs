@@ -11,6 +11,7 @@
 //!   toolchains/         descriptions of the toolchains known here
 //!   incoming/           parts of toolchains on their way
 //!   recollection        digests and texts of files, for the next start
+//!   http-cache.token    0600  what other tools show at the HTTP cache endpoint; only where that is on
 //!   stats.json          the counters of `barn stats`
 //!   node.log            what a node in the background says
 //! ```
@@ -105,6 +106,11 @@ impl Home {
     /// What the next node shall know of files.
     pub fn recollection_path(&self) -> PathBuf {
         self.dir.join("recollection")
+    }
+
+    /// The file with the token of the HTTP cache endpoint.
+    pub fn http_cache_token_path(&self) -> PathBuf {
+        self.dir.join("http-cache.token")
     }
 
     /// Where a node in the background writes its log.

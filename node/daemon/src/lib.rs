@@ -3,7 +3,7 @@
 //! [`daemon`] puts a [`node`] together and listens to the mesh. A call of the wrapper arrives in [`session`] and
 //! is answered by [`requester`]; a request of a peer arrives through the mesh and is answered by [`worker`] or
 //! [`offers`], and [`seeding`] gives this machine a compiler of theirs; a command arrives in [`session`] too and is answered by [`control`], or works on the state
-//! directory ([`home`], [`enrol`]) by itself.
+//! directory ([`home`], [`enrol`]) by itself. Other tools' caches come to [`http_cache`].
 
 mod blobs;
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod daemon;
 pub mod enrol;
 pub mod history;
 pub mod home;
+mod http_cache;
 pub mod node;
 mod offers;
 mod platform;

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::{
     enrol::unix_now_s,
     history::History,
+    http_cache::Endpoint,
     offers::Offers,
     requester::Requester,
     setup::Setup,
@@ -43,6 +44,8 @@ pub struct Node {
     pub requester: Arc<Requester>,
     /// The compiles of others.
     pub worker: Worker,
+    /// Where other tools' caches come, or why they cannot; `None` unless configured.
+    pub(crate) http_cache: Option<Result<Endpoint, String>>,
     /// The toolchains it serves.
     pub(crate) offers: Offers,
     /// This run of it.

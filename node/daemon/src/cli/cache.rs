@@ -33,6 +33,7 @@ fn print_stat(stat: &Value) {
     for (label, key) in [
         ("results", "records"),
         ("manifests", "manifests"),
+        ("of others", "foreign"),
         ("blobs", "blobs"),
         ("evicted", "evicted"),
         ("rotten", "rotten"),
@@ -45,14 +46,22 @@ fn print_stat(stat: &Value) {
 }
 
 fn print_verify(report: &Value) -> ExitCode {
-    println!("read {} blobs ({}) and {} results", report["blobs"], size(&report["bytes"]), report["records"]);
-    let dropped =
-        report["blobs_dropped"].as_u64().unwrap_or(0) + report["records_dropped"].as_u64().unwrap_or(0);
-    if dropped == 0 {
+    println!(
+        "read {} blobs ({}), {} results and {} entries of other tools",
+        report["blobs"],
+        size(&report["bytes"]),
+        report["records"],
+        report["foreign"]
+    );
+    let dropped = ["blobs_dropped", "records_dropped", "foreign_dropped"];
+    if dropped.iter().all(|key| report[key].as_u64().unwrap_or(0) == 0) {
         println!("all are whole");
         return ExitCode::SUCCESS;
     }
-    println!("dropped {} damaged blobs and {} results", report["blobs_dropped"], report["records_dropped"]);
+    println!(
+        "dropped {} damaged blobs, {} results and {} entries of other tools",
+        report["blobs_dropped"], report["records_dropped"], report["foreign_dropped"]
+    );
     ExitCode::from(super::EXIT_FAILED)
 }
 

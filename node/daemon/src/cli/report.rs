@@ -38,6 +38,7 @@ pub(super) fn doctor(setup: &Setup) -> Outcome {
         vec![node(setup), identity(setup), mesh(setup), peers(setup), sandbox(setup), compilers(setup)];
     findings.extend(toolchains(setup));
     findings.push(space(setup));
+    findings.extend(http_cache(setup));
     let mut ill = false;
     for finding in findings {
         match finding.state {
@@ -116,6 +117,26 @@ fn peers(setup: &Setup) -> Finding {
         ))
     };
     Finding { what: "peers", state }
+}
+
+/// The endpoint for other tools' caches, where one is configured and a node runs.
+fn http_cache(setup: &Setup) -> Option<Finding> {
+    setup.config.http_cache.listen?;
+    let status = control::call(&setup.socket, "status", &json!({})).ok()?;
+    let endpoint = &status["http_cache"];
+    let state = match (endpoint["url"].as_str(), endpoint["error"].as_str()) {
+        (Some(url), _) => Ok(format!("listens at {url}")),
+        (None, Some(error)) => Err((
+            first_line(error),
+            "set `http_cache.listen` in barn.toml to a free loopback port, then `barn stop`, `barn start`"
+                .to_owned(),
+        )),
+        (None, None) => Err((
+            "the node was started before it was set".to_owned(),
+            "`barn stop` and `barn start`".to_owned(),
+        )),
+    };
+    Some(Finding { what: "http-cache", state })
 }
 
 fn sandbox(setup: &Setup) -> Finding {

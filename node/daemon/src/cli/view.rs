@@ -62,6 +62,7 @@ fn status_text(status: &Value) -> String {
         short(&node["id"]),
         text_of(&node["version"])
     );
+    text.push_str(&http_cache_text(&status["http_cache"]));
     let Some(mesh) = status["mesh"].as_object() else {
         text.push_str("in no mesh: a local cache only\nhint: `barn mesh init` founds one, `barn join TOKEN` joins one\n");
         return text;
@@ -100,6 +101,23 @@ fn status_text(status: &Value) -> String {
         ));
     }
     text
+}
+
+/// A line about the endpoint for other tools' caches, if one is configured.
+fn http_cache_text(endpoint: &Value) -> String {
+    let count = |key: &str| endpoint[key].as_u64().unwrap_or(0);
+    match (endpoint["url"].as_str(), endpoint["error"].as_str()) {
+        (Some(url), _) => format!(
+            "http cache at {url}: {} hits, {} misses, {} stored, {} refused; token in {}\n",
+            count("hits"),
+            count("misses"),
+            count("stored"),
+            count("refused"),
+            text_of(&endpoint["token_file"])
+        ),
+        (None, Some(error)) => format!("no http cache: {}\n", error.lines().next().unwrap_or_default()),
+        (None, None) => String::new(),
+    }
 }
 
 fn stats_text(stats: &Value) -> String {
