@@ -38,6 +38,13 @@ impl Advert {
         (self.started_unix_s, self.sequence) > (other.started_unix_s, other.sequence)
     }
 
+    /// Whether who only knows `other` would send work to the wrong node: whether there is a free slot, or for which
+    /// toolchains, is another. How many are free or queued can wait; a stale number costs a decline.
+    pub fn surprises(&self, other: &Self) -> bool {
+        let offer = |advert: &Self| (advert.free > 0, advert.slots, advert.queue_max);
+        offer(self) != offer(other) || self.toolchains.iter().ne(&other.toolchains)
+    }
+
     /// The bytes to gossip; toolchains over the limit are left out.
     pub fn encode(&self) -> Vec<u8> {
         let mut advert = self.clone();
@@ -70,6 +77,22 @@ fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_alone_surprise_nobody() {
+        let check = |change: fn(&mut Advert), expect| {
+            let mut changed = advert();
+            change(&mut changed);
+            assert_eq!(changed.surprises(&advert()), expect, "{changed:?}");
+        };
+        check(|advert| advert.sequence += 1, false);
+        check(|advert| advert.queued += 1, false);
+        check(|advert| advert.free -= 1, false);
+        check(|advert| advert.free = 0, true);
+        check(|advert| advert.slots += 1, true);
+        check(|advert| advert.queue_max = 0, true);
+        check(|advert| advert.toolchains.push(Digest::of(b"new")), true);
+    }
 
     fn advert() -> Advert {
         Advert {

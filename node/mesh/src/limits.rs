@@ -47,6 +47,9 @@ pub const PEER_ADDRESSES_MAX: usize = 8;
 
 /// Shortest time between two adverts: four a second.
 pub const ADVERT_INTERVAL_MIN: Duration = Duration::from_millis(250);
+/// The same for adverts that surprise nobody (`Advert::surprises`): in a busy office every worker's queue changes all
+/// the time, and each advert costs every node a signature to check.
+pub const ADVERT_INTERVAL_CALM: Duration = Duration::from_secs(2);
 /// Longest time between two adverts; they are also the pulse of a peer without data link.
 pub const ADVERT_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// A connected peer that has no data link and is silent for so long is dropped: three adverts were lost.
@@ -65,10 +68,11 @@ pub const STATIC_RETRY_MAX: Duration = Duration::from_secs(15);
 /// Most static addresses.
 pub const STATIC_PEERS_MAX: usize = 256;
 
-/// How often a QUIC connection says something.
+/// How long a QUIC connection is silent before its dialler says something. More often than [`IDLE_TIMEOUT`]
+/// asks for, because hosts may be slow to answer.
 pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
-/// A QUIC connection that heard nothing for so long is dead: four lost keep-alives, and a frozen worker is noticed
-/// within three seconds.
+/// A QUIC connection that heard nothing for so long is dead. The dialler counts from its first unanswered word, so a
+/// frozen machine is noticed within 3 s.
 pub const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
 /// Streams a peer may have open on a connection; one per action, and no machine runs more at once.
 pub const STREAMS_MAX: u32 = 256;

@@ -178,8 +178,8 @@ impl Mesh {
         Ok((Self { shared, searches, done }, events_out))
     }
 
-    /// This node's offer from now on. Told at once if the last one was told a quarter of a second ago or earlier, and
-    /// again every few seconds.
+    /// This node's offer from now on. Told at once if it surprises and the last one was told a quarter of a second ago or
+    /// earlier, else within two seconds, and again every few seconds.
     pub fn set_advert(&self, advert: Advert) {
         self.shared.intent.send_modify(|intent| intent.advert = Some(advert));
     }

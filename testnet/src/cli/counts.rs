@@ -16,6 +16,14 @@ pub(super) struct Counts {
     pub(super) fallbacks: BTreeMap<String, u64>,
     pub(super) local_reasons: BTreeMap<String, u64>,
     pub(super) peers: BTreeMap<String, Traffic>,
+    pub(super) scans: Scans,
+}
+
+/// Compiles whose inputs the scanner looked for, and the CPU time of that.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(super) struct Scans {
+    pub(super) count: u64,
+    pub(super) microseconds: u64,
 }
 
 /// Compiles that were not run.
@@ -74,6 +82,10 @@ impl Counts {
             fallbacks: named(&self.fallbacks, &earlier.fallbacks),
             local_reasons: named(&self.local_reasons, &earlier.local_reasons),
             peers: peers.collect(),
+            scans: Scans {
+                count: self.scans.count.saturating_sub(earlier.scans.count),
+                microseconds: self.scans.microseconds.saturating_sub(earlier.scans.microseconds),
+            },
         }
     }
 
@@ -89,7 +101,8 @@ mod tests {
 
     const STATS: &str = r#"{"requests":{"total":9}, "local_reasons":{"assembler":2}, "hits":{"local":1,"mesh":2},
         "misses":6, "compiles":{"local":4,"remote":5,"failed":0}, "fallbacks":{}, "languages":{},
-        "peers":{"h2":{"sent":5,"received":1}}}"#;
+        "peers":{"h2":{"sent":5,"received":1}},
+        "scans":{"count":6,"microseconds":9000,"undecided":{}}}"#;
 
     #[test]
     fn the_contract_is_read_and_subtracted() {

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{Outcome, control};
-use crate::{daemon, setup::Setup};
+use crate::{daemon, node, setup::Setup};
 
 /// How long a node may take to open its socket: on a machine under full load.
 const START_WAIT: Duration = Duration::from_secs(10);
@@ -31,11 +31,15 @@ enum LifecycleError {
     Spawn { program: String, source: io::Error },
 }
 
+/// Threads that serve; what computes or waits for disks runs on others. On less than two cores a second one only adds
+/// wake-ups.
+const LOOPS_MAX: u32 = 2;
+
 /// `barn node`: runs until stopped.
 pub(super) fn foreground(setup: Setup, peers: Vec<SocketAddr>) -> Outcome {
     init_logging();
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(node::cores().min(LOOPS_MAX) as usize)
         .thread_name("barn-node")
         .enable_all()
         .build()?;

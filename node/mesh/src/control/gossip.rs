@@ -6,7 +6,7 @@ use barn_protocol::{advert::Advert, wire};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::limits::{ADVERT_INTERVAL_MAX, ADVERT_INTERVAL_MIN, ROSTER_INTERVAL_MIN};
+use crate::limits::{ADVERT_INTERVAL_CALM, ADVERT_INTERVAL_MAX, ADVERT_INTERVAL_MIN, ROSTER_INTERVAL_MIN};
 
 /// A member's sign of life on the advert topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,24 +40,35 @@ impl Pulse {
 #[derive(Debug)]
 pub(super) struct Pace {
     min: Duration,
+    /// The shortest time before what is new but not urgent.
+    calm: Duration,
     /// `None`: never without a reason.
     max: Option<Duration>,
     last: Option<Instant>,
     wanted: bool,
+    /// Something changed that is not urgent.
+    stale: bool,
 }
 
 impl Pace {
     pub(super) fn adverts() -> Self {
-        Self { min: ADVERT_INTERVAL_MIN, max: Some(ADVERT_INTERVAL_MAX), last: None, wanted: true }
+        let (min, calm, max) = (ADVERT_INTERVAL_MIN, ADVERT_INTERVAL_CALM, ADVERT_INTERVAL_MAX);
+        Self { min, calm, max: Some(max), last: None, wanted: true, stale: false }
     }
 
     pub(super) fn rosters() -> Self {
-        Self { min: ROSTER_INTERVAL_MIN, max: None, last: None, wanted: false }
+        let min = ROSTER_INTERVAL_MIN;
+        Self { min, calm: min, max: None, last: None, wanted: false, stale: false }
     }
 
     /// There is a reason to publish.
     pub(super) fn want(&mut self) {
         self.wanted = true;
+    }
+
+    /// There is something new, and no hurry.
+    pub(super) fn want_calmly(&mut self) {
+        self.stale = true;
     }
 
     /// There is something nobody has seen yet, so what was published before does not count.
@@ -68,14 +79,19 @@ impl Pace {
     /// When the next publication is due.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let Some(last) = self.last else { return self.wanted.then_some(now) };
-        if self.wanted { Some(last + self.min) } else { self.max.map(|max| last + max) }
+        let pause = match (self.wanted, self.stale) {
+            (true, _) => Some(self.min),
+            (false, true) => Some(self.calm),
+            (false, false) => self.max,
+        };
+        pause.map(|pause| last + pause)
     }
 
     /// Whether to publish now; if so, it counts as done.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let due = self.due(now).is_some_and(|due| due <= now);
         if due {
-            (self.last, self.wanted) = (Some(now), false);
+            (self.last, self.wanted, self.stale) = (Some(now), false, false);
         }
         due
     }
@@ -97,6 +113,13 @@ mod tests {
         assert!(pace.take(at(1250)));
         assert!(!pace.take(at(6249)));
         assert!(pace.take(at(6250)), "repeated after five seconds");
+        pace.want_calmly();
+        assert!(!pace.take(at(8249)));
+        assert!(pace.take(at(8250)), "what is not urgent waits two seconds");
+        pace.want_calmly();
+        pace.want();
+        assert!(pace.take(at(8500)));
+        assert!(!pace.take(at(13_499)), "and is told with what is");
     }
 
     #[test]

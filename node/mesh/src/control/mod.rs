@@ -25,6 +25,7 @@ use std::{
 
 use barn_protocol::{
     NodeId,
+    advert::Advert,
     membership::{Effect, Event as Member, Membership},
     roster::SignedRoster,
     wire,
@@ -101,6 +102,8 @@ pub(crate) struct Control {
     statics: Statics,
     providers: Providers,
     adverts: Pace,
+    /// What was published last.
+    advertised: Option<Advert>,
     rosters: Pace,
     routing: Instant,
     announce: Option<Instant>,
@@ -155,6 +158,7 @@ impl Control {
             statics: Statics::default(),
             providers: Providers::default(),
             adverts: Pace::adverts(),
+            advertised: None,
             rosters: Pace::rosters(),
             routing: now + ROUTING_INTERVAL,
             announce: None,
@@ -228,6 +232,7 @@ impl Control {
             let advert = self.config.shared.intent.borrow().advert.clone();
             let pulse = Pulse::new(self.config.shared.roster.epoch(), advert.as_ref());
             self.publish(ADVERTS, pulse.encode());
+            self.advertised = advert;
         }
         if self.rosters.take(now)
             && let Some(roster) = self.config.shared.roster.current()
@@ -360,7 +365,10 @@ impl Control {
 
     fn intent_changed(&mut self) {
         let intent = self.intents.borrow_and_update().clone();
-        self.adverts.want();
+        match (&intent.advert, &self.advertised) {
+            (Some(new), Some(told)) if !new.surprises(told) => self.adverts.want_calmly(),
+            _ => self.adverts.want(),
+        }
         self.statics.add(Instant::now(), &intent.peers);
         self.providers.provide(&mut self.config.swarm.behaviour_mut().kad, &intent.provided);
     }

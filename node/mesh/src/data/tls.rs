@@ -29,7 +29,7 @@ use rustls::{
     version::TLS13,
 };
 
-use super::transport::transport;
+use super::transport::{Side, transport};
 use crate::keys;
 
 /// Who may finish a handshake with this node as listener.
@@ -70,7 +70,7 @@ impl Tls {
         config.enable_sni = false;
         let crypto = QuicClientConfig::try_from(config).expect("the provider has QUIC's first cipher suite");
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport());
+        config.transport_config(transport(Side::Dialler));
         config
     }
 
@@ -88,7 +88,7 @@ impl Tls {
         config.max_early_data_size = 0;
         let crypto = QuicServerConfig::try_from(config).expect("the provider has QUIC's first cipher suite");
         let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
-        config.transport_config(transport());
+        config.transport_config(transport(Side::Listener));
         config
     }
 }

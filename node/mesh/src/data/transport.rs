@@ -21,15 +21,24 @@ use crate::limits::{
 /// The name sent where TLS wants one; nobody looks at it.
 const SERVER_NAME: &str = "barn";
 
+/// The side of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Says something when nothing else is said; the answer tells both that the other is there.
+    Dialler,
+    /// Only answers, for a second voice would double what an idle link costs.
+    Listener,
+}
+
 /// What both sides of a link allow each other.
-pub(crate) fn transport() -> Arc<TransportConfig> {
+pub(crate) fn transport(side: Side) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     let idle = IDLE_TIMEOUT.try_into().expect("the idle timeout is a few seconds");
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY_PACKETS));
     config
         .ack_frequency_config(Some(acks))
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .keep_alive_interval((side == Side::Dialler).then_some(KEEP_ALIVE))
         .max_idle_timeout(Some(idle))
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))

@@ -98,6 +98,7 @@ impl<'a> Stage<'a> {
         thread::sleep(SETTLE);
         let batch = self.batch(project, tool)?;
         let variables = tool.variables(self.office);
+        tool.begin(self.office)?;
         let (served, traffic) = (tool.served(self.office)?, self.office[0].traffic()?);
         let (before, machine) = (self.usage()?, usage::of_machine()?);
         let (report, samples) = watch::during(self.office, || match tool.way() {

@@ -12,12 +12,14 @@ use crate::cli::{Failure, mesh};
 pub(super) struct Barn {
     slots: Option<usize>,
     is_member: bool,
+    /// The requester's counts when the build began.
+    before: Counts,
 }
 
 impl Barn {
     /// Workers with so many slots each, or as many as they choose.
     pub(super) fn new(slots: Option<usize>) -> Barn {
-        Barn { slots, is_member: false }
+        Barn { slots, is_member: false, before: Counts::default() }
     }
 }
 
@@ -54,12 +56,21 @@ impl Tool for Barn {
         Ok(peers.into_iter().map(|(name, traffic)| (name, traffic.sent)).collect())
     }
 
+    fn begin(&mut self, office: &Office) -> Result<(), Failure> {
+        self.before = Counts::of(&office[0])?;
+        Ok(())
+    }
+
     fn notes(&self, office: &Office) -> Result<Vec<String>, Failure> {
-        let counts = Counts::of(&office[0])?;
+        let counts = Counts::of(&office[0])?.since(&self.before);
         let mut notes =
             vec![format!("peak memory of the requester's node: {:.0} MB", peak_memory_mb(&office[0])?)];
         if !counts.fallbacks.is_empty() {
-            notes.push(format!("fallbacks since the node's first start: {:?}", counts.fallbacks));
+            notes.push(format!("fallbacks: {:?}", counts.fallbacks));
+        }
+        if counts.scans.count > 0 {
+            let mean_ms = counts.scans.microseconds as f64 / 1e3 / counts.scans.count as f64;
+            notes.push(format!("{} scans, {mean_ms:.1} ms of CPU each in the mean", counts.scans.count));
         }
         if !counts.local_reasons.is_empty() {
             notes.push(format!("compiles kept local: {:?}", counts.local_reasons));

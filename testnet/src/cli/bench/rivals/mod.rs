@@ -73,6 +73,11 @@ pub(super) trait Tool {
     /// What workers did since the tool was started, or since ever.
     fn served(&self, office: &Office) -> Result<Served, Failure>;
 
+    /// The build begins: what is told of it counts from now on.
+    fn begin(&mut self, _office: &Office) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// What else is worth telling after a build, one line each.
     fn notes(&self, _office: &Office) -> Result<Vec<String>, Failure> {
         Ok(Vec::new())
