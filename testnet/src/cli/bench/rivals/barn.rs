@@ -11,7 +11,6 @@ use crate::cli::{Failure, mesh};
 /// Barn with a mesh that is made once and kept over all turns.
 pub(super) struct Barn {
     slots: Option<usize>,
-    is_member: bool,
     /// The requester's counts when the build began.
     before: Counts,
 }
@@ -19,7 +18,7 @@ pub(super) struct Barn {
 impl Barn {
     /// Workers with so many slots each, or as many as they choose.
     pub(super) fn new(slots: Option<usize>) -> Barn {
-        Barn { slots, is_member: false, before: Counts::default() }
+        Barn { slots, before: Counts::default() }
     }
 }
 
@@ -33,7 +32,8 @@ impl Tool for Barn {
     }
 
     fn start(&mut self, office: &Office) -> Result<(), Failure> {
-        if self.is_member {
+        // An earlier project may have been built in this office.
+        if is_founded(&office[0])? {
             office.hosts().iter().try_for_each(mesh::start)?;
             return mesh::meet(office);
         }
@@ -42,9 +42,7 @@ impl Tool for Barn {
                 fs::write(host.barn_home().join("barn.toml"), format!("[worker]\nslots = {slots}\n"))?;
             }
         }
-        mesh::form(office)?;
-        self.is_member = true;
-        Ok(())
+        mesh::form(office).map(drop)
     }
 
     fn stop(&mut self, office: &Office) -> Result<(), Failure> {
@@ -77,6 +75,11 @@ impl Tool for Barn {
         }
         Ok(notes)
     }
+}
+
+/// Whether a host is in a mesh already.
+fn is_founded(host: &Host) -> Result<bool, Failure> {
+    Ok(host.barn_home().join("mesh/roster").try_exists()?)
 }
 
 /// The most that a host's node has had in memory at once, in megabytes of 10^6 bytes.
