@@ -64,6 +64,52 @@ pub struct Worker {
 pub struct Cache {
     /// Size limit in GiB.
     pub size_gib: Option<u64>,
+    /// What of the office's cache is used.
+    pub share: Share,
+    /// Whose records are believed.
+    pub trust: Trust,
+}
+
+/// What of the office's cache a machine uses. Whatever it is, the machine keeps what others give it to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// Looks up what others made, and lets them have its own.
+    #[default]
+    Both,
+    /// Looks up only.
+    Read,
+    /// Lets others have its own only.
+    Write,
+    /// Neither.
+    Off,
+}
+
+impl Share {
+    /// Whether others' results are looked up.
+    pub fn reads(self) -> bool {
+        matches!(self, Self::Both | Self::Read)
+    }
+
+    /// Whether others are told of this machine's results.
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Both | Self::Write)
+    }
+}
+
+/// Whose records of the office's cache are believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// This machine's alone.
+    Own,
+    /// Those of members that may execute, of what they compiled in the sandbox.
+    Workers,
+    /// Every member's.
+    #[default]
+    Members,
+    /// Those of members that may publish.
+    Publishers,
 }
 
 /// Section `[[toolchain]]`: an archive that stands in for a compiler of this machine.
@@ -226,6 +272,9 @@ mod tests {
         assert_eq!(config.network.port, Some(9000));
         assert!(config.network.mdns);
         assert_eq!(Config::parse("").unwrap(), Config::default());
+        let cache = Config::parse("[cache]\nshare = \"read\"\ntrust = \"publishers\"\n").unwrap().cache;
+        assert_eq!((cache.share, cache.trust), (Share::Read, Trust::Publishers));
+        assert!(Config::parse("[cache]\ntrust = \"all\"\n").is_err());
         let error = Config::parse("\n\n[worker]\nslot = 3\n").unwrap_err();
         assert!(error.starts_with("line 4: unknown field `slot`"), "{error}");
     }
@@ -272,6 +321,8 @@ mod tests {
             "worker.memory_mib",
             "worker.sandbox_uid",
             "cache.size_gib",
+            "cache.share",
+            "cache.trust",
             "toolchain.compiler",
             "toolchain.archive",
         ] {

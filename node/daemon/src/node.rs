@@ -17,6 +17,7 @@ use crate::{
     enrol::unix_now_s,
     history::History,
     offers::Offers,
+    office_cache::OfficeCache,
     requester::Requester,
     setup::Setup,
     stats::Stats,
@@ -45,6 +46,8 @@ pub struct Node {
     pub worker: Worker,
     /// The toolchains it serves.
     pub(crate) offers: Offers,
+    /// Its part of the office's cache.
+    pub(crate) office: Arc<OfficeCache>,
     /// This run of it.
     pub(crate) life: Life,
 }
@@ -130,6 +133,9 @@ impl Node {
             Request::Swarm(digest) => self.offers.swarm(peer, digest, &mut send).await?,
             Request::Pieces(digest) => self.offers.pieces(peer, digest, &mut send, &mut recv).await?,
             Request::Toolchains => self.offers.list(&mut send).await?,
+            Request::Entries(gets) => self.office.answer(peer, gets, &mut send).await?,
+            Request::Tell(puts) => self.office.hear(peer, puts).await,
+            Request::Outputs { action, blobs } => self.office.give(peer, action, blobs, &mut send).await?,
         }
         // Whatever is left unsent goes on in the background.
         let _ = send.finish();

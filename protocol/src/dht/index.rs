@@ -209,3 +209,109 @@ fn receivers(before: Owners, now: Owners, members: &Members) -> impl Iterator<It
 fn over(bytes: u64, bytes_per_s: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / bytes_per_s)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ActionKey, Digest, Identity, NodeId,
+        dht::{
+            limits::{GONE_AFTER, STABLE_AFTER},
+            members::Change,
+        },
+    };
+
+    const BODY_BYTES: u64 = 300;
+    const BEGIN: Duration = Duration::from_secs(1000);
+
+    fn id(n: u8) -> NodeId {
+        Identity::from_seed(&[n; 32]).id()
+    }
+
+    fn key(n: u32) -> EntryKey {
+        EntryKey::record(&ActionKey(Digest::of(&n.to_le_bytes())))
+    }
+
+    /// A node among five that keeps what it owns of so many keys.
+    fn office(keys: u32) -> (Members, Index) {
+        let mut members = Members::new(Duration::ZERO, id(0));
+        for n in 1..5 {
+            members.up(Duration::ZERO, id(n));
+        }
+        let mut index = Index::default();
+        for key in (0..keys).map(key) {
+            let owners = members.owners(key);
+            if owners.contains(&Some(Handle::SELF)) {
+                index.keep(key, owners, &[]);
+            }
+        }
+        (members, index)
+    }
+
+    /// Sweeps and hands over to the end; what went to whom, and how long it took.
+    fn run(members: &Members, index: &mut Index) -> (BTreeMap<Handle, Vec<EntryKey>>, Duration) {
+        let (mut now, mut handed) = (BEGIN, BTreeMap::<Handle, Vec<EntryKey>>::new());
+        while let Some(wake) = index.next_wake() {
+            now = now.max(wake);
+            index.sweep(now, members);
+            if let Some((to, keys)) = index.hand(now, members) {
+                index.handed(now, BODY_BYTES * keys.len() as u64, members);
+                handed.entry(to).or_default().extend(keys);
+            }
+        }
+        (handed, now - BEGIN)
+    }
+
+    #[test]
+    fn a_newcomer_gets_its_share_slowly() {
+        let (mut members, mut index) = office(4000);
+        members.up(BEGIN - STABLE_AFTER, id(9));
+        let Some(Change::Joined(newcomer)) = members.settle(BEGIN) else { panic!("it has not joined") };
+        let before: Vec<_> = index.kept.iter().map(|(key, kept)| (*key, kept.owners)).collect();
+        index.changed(BEGIN, Some(newcomer));
+        let (handed, took) = run(&members, &mut index);
+        let due = before.iter().filter(|(key, owners)| {
+            owners[0] == Some(Handle::SELF) && members.owners(*key).contains(&Some(newcomer))
+        });
+        let due: Vec<EntryKey> = due.map(|(key, _)| *key).collect();
+        assert!(due.len() > 100, "{}", due.len());
+        assert_eq!(handed, BTreeMap::from([(newcomer, due.clone())]));
+        // A sixth of what may reach it, but for the first message, which does not wait.
+        let bytes = BODY_BYTES * (due.len() - HAND_KEYS_MAX) as u64;
+        assert!(took >= over(bytes * 6, HANDED_BYTES_PER_S) - Duration::from_millis(100), "{took:?}");
+        assert!(index.kept.values().all(|kept| kept.owners.iter().all(Option::is_some)));
+    }
+
+    #[test]
+    fn what_a_lost_member_owned_goes_to_others_within_the_budget() {
+        let (mut members, mut index) = office(4000);
+        members.down(BEGIN - GONE_AFTER, &id(1));
+        assert_eq!(members.settle(BEGIN), Some(Change::Left));
+        index.changed(BEGIN, None);
+        let (handed, took) = run(&members, &mut index);
+        assert_eq!(handed.len(), 3, "each of the others is a second owner of some");
+        let count: usize = handed.values().map(Vec::len).sum();
+        for (to, keys) in &handed {
+            assert!(keys.iter().all(|key| members.owners(*key).contains(&Some(*to))));
+        }
+        let bytes = BODY_BYTES * (count - HAND_KEYS_MAX) as u64;
+        assert!(took >= over(bytes, HAND_BYTES_PER_S) - Duration::from_millis(100), "{took:?}");
+    }
+
+    #[test]
+    fn a_change_during_a_sweep_makes_it_go_round_again() {
+        let (mut members, mut index) = office(12_000);
+        members.up(BEGIN - STABLE_AFTER, id(9));
+        let first = members.settle(BEGIN);
+        assert!(matches!(first, Some(Change::Joined(_))));
+        index.changed(BEGIN, None);
+        index.sweep(BEGIN, &members);
+        assert!(index.sweep.as_ref().is_some_and(|sweep| sweep.after.is_some()), "it is on its way");
+        members.down(BEGIN - GONE_AFTER, &id(2));
+        assert_eq!(members.settle(BEGIN), Some(Change::Left));
+        index.changed(BEGIN, None);
+        run(&members, &mut index);
+        let gone = members.handle(id(2));
+        assert!(index.kept.values().all(|kept| !kept.owners.contains(&gone)));
+    }
+}

@@ -38,6 +38,9 @@ pub const MARKS_MAX: usize = 4096;
 pub const WAITERS_MAX: usize = 16;
 /// How long somebody waits for what another makes, before making it as well: a typical compile.
 pub const WAIT_MAX: Duration = Duration::from_secs(4);
+/// How long a node does not wait for others after it has waited in vain: whoever claims to make everything, or takes for
+/// ever, costs a build one wait a minute.
+pub const IMPATIENT_FOR: Duration = Duration::from_secs(60);
 /// What a node hands over to new owners in the background, in bytes a second.
 pub const HAND_BYTES_PER_S: u64 = 8 << 10;
 /// What all members together may hand to one new owner, in bytes a second; each takes its share of it.

@@ -199,3 +199,66 @@ impl Seen {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Identity;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn id(n: u8) -> NodeId {
+        Identity::from_seed(&[n; 32]).id()
+    }
+
+    #[test]
+    fn a_member_becomes_stable_and_is_gone_in_the_end() {
+        let late = 10 * STABLE_AFTER;
+        let mut members = Members::new(Duration::ZERO, id(0));
+        assert!(matches!(members.up(SECOND, id(1)), Some(Change::Joined(_))), "this node is young");
+        assert_eq!(members.up(late, id(2)), None);
+        assert_eq!((members.settle(late), members.stable_count()), (None, 2));
+        assert_eq!(members.next_change(), Some(late + STABLE_AFTER));
+        assert!(matches!(members.settle(late + STABLE_AFTER), Some(Change::Joined(_))));
+        assert_eq!(members.stable_count(), 3);
+
+        // A short absence changes nothing but that it is not asked.
+        let two = members.handle(id(2)).expect("there are names left");
+        let away = late + 2 * STABLE_AFTER;
+        members.down(away, &id(2));
+        assert!(!members.answers(away, two));
+        assert_eq!(members.settle(away + GONE_AFTER - SECOND), None);
+        assert_eq!(members.up(away + GONE_AFTER - SECOND, id(2)), None);
+        assert_eq!((members.settle(away + GONE_AFTER), members.stable_count()), (None, 3));
+        assert!(members.answers(away + GONE_AFTER, two));
+
+        members.down(away, &id(2));
+        assert_eq!((members.settle(away + GONE_AFTER), members.stable_count()), (Some(Change::Left), 2));
+        assert_eq!(members.up(away + GONE_AFTER, id(2)), None, "it begins anew");
+    }
+
+    #[test]
+    fn whoever_leaves_before_it_is_stable_was_never_there() {
+        let late = 10 * STABLE_AFTER;
+        let mut members = Members::new(Duration::ZERO, id(0));
+        members.up(late, id(1));
+        members.down(late + SECOND, &id(1));
+        assert_eq!((members.next_change(), members.stable_count()), (None, 1));
+        members.down(late, &id(0));
+        members.up(late, id(0));
+        assert_eq!(members.stable_count(), 1, "this node is no peer of its own");
+    }
+
+    #[test]
+    fn a_silent_peer_is_left_out_for_a_while() {
+        let mut members = Members::new(Duration::ZERO, id(0));
+        members.up(SECOND, id(1));
+        let one = members.handle(id(1)).expect("there are names left");
+        members.silent(SECOND, one);
+        assert!(!members.answers(SECOND, one) && members.is_up(one));
+        assert!(members.answers(SECOND + SILENT_FOR, one));
+        members.silent(SECOND, one);
+        members.up(2 * SECOND, id(1));
+        assert!(members.answers(2 * SECOND, one), "it has come back");
+    }
+}

@@ -42,7 +42,7 @@ mod rendezvous;
 mod tests;
 
 use index::Index;
-use limits::{KEYS_MAX, WAIT_MAX};
+use limits::{IMPATIENT_FOR, KEYS_MAX, WAIT_MAX};
 use lookups::{Lookups, Step};
 use marks::Marks;
 use members::{Change, Handle, Members};
@@ -144,6 +144,8 @@ pub enum Effect {
         key: EntryKey,
         /// The entry.
         entry: Entry,
+        /// Who has what it names, as far as is known now.
+        holders: Vec<NodeId>,
     },
     /// Send a peer these entries, without small outputs. [`Event::Handed`] must follow.
     Hand {
@@ -201,6 +203,8 @@ pub struct Dht {
     outboxes: Outboxes,
     /// What this node makes, and until when others of its own wait for it.
     making: BTreeMap<EntryKey, Duration>,
+    /// Until when it waits for nobody.
+    impatient_until: Duration,
     effects: VecDeque<Effect>,
 }
 
@@ -214,6 +218,7 @@ impl Dht {
             lookups: Lookups::default(),
             outboxes: Outboxes::default(),
             making: BTreeMap::new(),
+            impatient_until: Duration::ZERO,
             effects: VecDeque::new(),
         }
     }
@@ -286,6 +291,7 @@ impl Dht {
             self.unanswered(now, message);
         }
         for (lookup, step) in self.lookups.overdue(now) {
+            self.impatient_until = now + IMPATIENT_FOR;
             self.step(now, lookup, step);
         }
         self.send_due(now);
@@ -330,6 +336,16 @@ impl Dht {
         self.index.contains(key)
     }
 
+    /// How many members own keys as this node sees it, itself included.
+    pub fn stable_members(&self) -> usize {
+        self.members.stable_count()
+    }
+
+    /// Whether no other member owns keys. Then nothing is kept: whoever comes later finds what is made later.
+    pub fn is_alone(&self) -> bool {
+        self.stable_members() == 1
+    }
+
     /// A key's owners as this node sees them, the first first.
     pub fn owners(&self, key: EntryKey) -> [Option<NodeId>; OWNERS] {
         self.members.owners(key).map(|owner| owner.map(|handle| self.members.id(handle)))
@@ -361,7 +377,7 @@ impl Dht {
         if self.lookups.is_full() {
             return self.end(lookup, Outcome::Nothing);
         }
-        if self.making.get(&key).is_some_and(|until| *until > now) {
+        if self.making.get(&key).is_some_and(|until| *until > now) && self.waits(now) {
             return self.lookups.wait(lookup, key, now + WAIT_MAX);
         }
         let owners = self.members.owners(key);
@@ -419,14 +435,21 @@ impl Dht {
             Step::Found(entry, holders, owner) => {
                 self.end(lookup, Outcome::Found { entry, holders, owner });
             }
-            Step::Wait { key, left } => self.lookups.wait(lookup, key, now + left.min(WAIT_MAX)),
-            Step::Make(key) => {
+            Step::Wait { key, left } if self.waits(now) => {
+                self.lookups.wait(lookup, key, now + left.min(WAIT_MAX));
+            }
+            Step::Make(key) | Step::Wait { key, .. } => {
                 self.making.retain(|_, until| *until > now);
                 // Others of this node wait for the first of them only.
                 self.making.entry(key).or_insert(now + limits::MARK_MAX);
                 self.end(lookup, Outcome::Nothing);
             }
         }
+    }
+
+    /// Whether it waits for what others make.
+    fn waits(&self, now: Duration) -> bool {
+        self.impatient_until <= now
     }
 
     fn end(&mut self, lookup: u64, outcome: Outcome) {
@@ -439,7 +462,7 @@ impl Dht {
             self.end(lookup, Outcome::MadeHere);
         }
         let owners = self.members.owners(key);
-        if owners.contains(&Some(Handle::SELF)) {
+        if owners.contains(&Some(Handle::SELF)) && !self.is_alone() {
             self.keep(key, entry.clone(), &[Handle::SELF]);
         }
         let told = Told::Entry { entry: entry.clone(), holders: vec![self.members.id(Handle::SELF)] };
@@ -499,7 +522,8 @@ impl Dht {
     /// The first entry under a key stays; only holders are added.
     fn keep(&mut self, key: EntryKey, entry: Entry, holders: &[Handle]) {
         if self.index.keep(key, self.members.owners(key), holders) {
-            self.effects.push_back(Effect::Keep { key, entry });
+            let holders = holders.iter().map(|holder| self.members.id(*holder)).collect();
+            self.effects.push_back(Effect::Keep { key, entry, holders });
         }
     }
 

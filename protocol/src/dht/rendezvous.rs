@@ -34,6 +34,11 @@ impl EntryKey {
         Self(*first)
     }
 
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
     fn point(self) -> u64 {
         let (first, _) = self.0.split_first_chunk().expect("a key has 16 bytes");
         u64::from_le_bytes(*first)

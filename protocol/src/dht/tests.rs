@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{
-    limits::{ANSWER_MAX, GONE_AFTER, PUT_WAIT_MAX, SILENT_FOR, STABLE_AFTER, WAIT_MAX},
+    limits::{ANSWER_MAX, GONE_AFTER, IMPATIENT_FOR, PUT_WAIT_MAX, SILENT_FOR, STABLE_AFTER, WAIT_MAX},
     *,
 };
 use crate::{ActionKey, Digest, Identity, wire::Bytes};
@@ -168,6 +168,8 @@ fn nobody_is_asked_without_peers() {
     assert_eq!(trio.asked.len(), 0);
     let now = trio.now;
     assert_eq!(trio.nodes[0].1.next_wake(now), None);
+    trio.tell(1, Event::Made { key: key(1), entry: entry(1) });
+    assert!(trio.nodes[0].1.is_alone() && trio.nodes[0].1.is_empty());
 }
 
 #[test]
@@ -203,8 +205,10 @@ fn a_peer_that_goes_down_ends_what_was_asked_of_it() {
     trio.tell(1, Event::PeerDown(id(2)));
     assert_eq!(trio.outcome(1, 1), Some(Outcome::Nothing));
     trio.asked.clear();
-    trio.want(1, 2, key);
-    assert!(trio.asked.iter().all(|(_, peer, _)| *peer != id(2)));
+    let owned = |key: &EntryKey| trio.nodes[0].1.owners(*key) == [Some(id(2)), Some(id(3))];
+    let another = (1000..).map(super::tests::key).find(owned).expect("there are many keys");
+    trio.want(1, 2, another);
+    assert!(!trio.asked.is_empty() && trio.asked.iter().all(|(_, peer, _)| *peer == id(3)));
 }
 
 #[test]
@@ -239,15 +243,25 @@ fn whoever_waits_is_let_go() {
         end(trio, key);
         assert_eq!(trio.outcome(4, lookup), Some(Outcome::Nothing));
     };
-    check(&mut trio, 1, &|trio, _| trio.pass(WAIT_MAX));
-    check(&mut trio, 2, &|trio, key| {
+    check(&mut trio, 1, &|trio, key| {
         trio.tell(1, Event::GaveUp { key });
         trio.pass(PUT_WAIT_MAX);
     });
-    check(&mut trio, 3, &|trio, _| {
+    check(&mut trio, 2, &|trio, _| {
         trio.tell(2, Event::PeerDown(id(1)));
         trio.pass(PUT_WAIT_MAX);
     });
+    check(&mut trio, 3, &|trio, _| trio.pass(WAIT_MAX));
+    // It waits for nobody for a while.
+    let key = key(1_000_000);
+    trio.want(1, 8, key);
+    assert_eq!(trio.outcome(1, 8), Some(Outcome::Nothing));
+    trio.want(4, 8, key);
+    assert_eq!(trio.outcome(4, 8), Some(Outcome::Nothing));
+    trio.pass(IMPATIENT_FOR);
+    trio.want(1, 9, key);
+    trio.want(4, 9, key);
+    assert_eq!(trio.outcome(4, 9), None);
 }
 
 #[test]
@@ -311,7 +325,7 @@ fn the_first_entry_under_a_key_stays() {
         Event::Told { from: id(2), puts: vec![Put { key: key(1), what }] }
     };
     dht.handle(MS, put(1));
-    assert_eq!(dht.poll(MS), Some(Effect::Keep { key: key(1), entry: entry(1) }));
+    assert_eq!(dht.poll(MS), Some(Effect::Keep { key: key(1), entry: entry(1), holders: vec![id(1)] }));
     dht.handle(MS, put(2));
     assert_eq!(dht.poll(MS), None);
     let get = Get { key: key(1), mark: false, inline: false };

@@ -343,6 +343,8 @@ impl World {
         let back = &mut self.nodes[node];
         (back.up, back.up_since, back.wake) = (true, now, None);
         if restarted {
+            // Nobody waits any more for what an earlier life was asked.
+            self.pending.retain(|_, pending| pending.node != node);
             back.life += 1;
             back.shelves.push(std::mem::replace(&mut back.dht, Dht::new(now, back.id)));
         }

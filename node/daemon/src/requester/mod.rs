@@ -1,10 +1,10 @@
 //! The requester: from one call of the wrapper to its answer.
 //!
 //! ```text
-//! call ─▶ classify ─▶ toolchain ─▶ include manifest ─▶ find inputs ─▶ store ─▶ place ─▶ worker ─▶ result
-//!            │            │              │hit              │            │hit     │         │
-//!            ▼            ▼              ▼                 ▼            ▼        ▼         ▼ any trouble
-//!          exec         exec           result            exec        result   compile   elsewhere, then compile
+//! call ─▶ classify ─▶ toolchain ─▶ include manifest ─▶ find inputs ─▶ store ─▶ office ─▶ place ─▶ worker ─▶ result
+//!            │            │              │hit              │            │hit      │hit     │         │
+//!            ▼            ▼              ▼                 ▼            ▼         ▼        ▼         ▼ any trouble
+//!          exec         exec           result            exec        result    result   compile   elsewhere, then compile
 //! ```
 //!
 //! `exec`: the wrapper becomes the compiler. `compile`: the wrapper runs it and hands the outputs over.
@@ -19,6 +19,7 @@ pub mod layout;
 mod local;
 mod manifest;
 pub mod obstacle;
+mod office;
 mod place;
 mod remote;
 pub mod sight;
@@ -26,7 +27,10 @@ mod story;
 mod tries;
 pub mod writers;
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::File,
+    sync::{Arc, OnceLock},
+};
 
 use barn_cache::Store;
 use barn_mesh::{Mesh, RosterCell};
@@ -51,6 +55,7 @@ use writers::{Claim, Writers};
 
 use crate::{
     history::History,
+    office_cache::{Mark, OfficeCache},
     stats::Stats,
     toolchain::{
         ToolchainIndex,
@@ -80,6 +85,17 @@ pub struct Done {
     pub outputs: Vec<(Vec<u8>, u64, File)>,
 }
 
+impl Done {
+    /// A result that has come whole.
+    fn of(call: &Call, returned: Returned) -> Option<Self> {
+        let written_as = |index: u32| call.output_names.get(usize::try_from(index).ok()?).cloned();
+        let outputs = returned.result.outputs.iter().zip(returned.outputs);
+        let outputs: Option<Vec<_>> =
+            outputs.map(|(of, file)| Some((written_as(of.output)?, of.size, file))).collect();
+        Some(Self { stdout: returned.stdout, stderr: returned.stderr, outputs: outputs? })
+    }
+}
+
 /// Everything requests share.
 pub struct Requester {
     /// This node's key, which signs records of local compiles.
@@ -92,6 +108,8 @@ pub struct Requester {
     pub mesh: Mesh,
     /// What workers are believed to have.
     pub(crate) carrier: Carrier,
+    /// What others have compiled.
+    pub(crate) office: Arc<OfficeCache>,
     /// Where actions run.
     pub dispatch: Dispatch,
     /// The compilers of this machine.
@@ -122,18 +140,25 @@ struct Prepared {
     manifest_key: Digest,
     inputs: Inputs,
     claim: Arc<Claim>,
+    /// Others in the office may wait for it.
+    mark: OnceLock<Arc<Mark>>,
 }
 
 impl Prepared {
     fn new(call: Arc<Call>, manifest_key: Digest, inputs: Inputs, claim: Arc<Claim>) -> Self {
         let mut action = call.stem.clone();
         action.inputs = inputs.tree.clone();
-        Self { key: action.key(), action, manifest_key, inputs, call, claim }
+        Self { key: action.key(), action, manifest_key, inputs, call, claim, mark: OnceLock::new() }
     }
 
     /// The same compile with other inputs.
     fn with(&self, inputs: Inputs) -> Self {
         Self::new(self.call.clone(), self.manifest_key, inputs, self.claim.clone())
+    }
+
+    /// Whether its result is the same on every machine: all that it depends on is in the key.
+    fn may_be_shared(&self) -> bool {
+        self.call.may_travel() && self.inputs.complete
     }
 }
 
@@ -217,9 +242,15 @@ impl Requester {
             story.tell("hit in this machine's store: the same action was done before".to_owned());
             return self.hit(&prepared.call, done, prepared.claim.clone(), story);
         }
+        // Whoever waits for others does not keep this machine's searches waiting.
+        drop(finding);
+        if let Some(answer) = self.from_office(&prepared, &mut story).await {
+            story.end("hit");
+            return answer;
+        }
         self.stats.count(|c| c.misses += 1);
         self.stats.count_language(prepared.call.language(), |language| language.misses += 1);
-        self.place(prepared, finding, story).await
+        self.place(prepared, story).await
     }
 
     fn count_call(&self, call: &Call) {
@@ -293,13 +324,7 @@ impl Requester {
         let known = prepared.clone();
         let done = tokio::task::spawn_blocking(move || {
             let kept = this.remember(&known, &returned.result, &returned.record);
-            let names = &known.call.output_names;
-            let written_as = |index: u32| names.get(usize::try_from(index).ok()?).cloned();
-            let outputs = returned.result.outputs.iter().zip(returned.outputs);
-            let outputs: Option<Vec<_>> =
-                outputs.map(|(of, file)| Some((written_as(of.output)?, of.size, file))).collect();
-            let done = Done { stdout: returned.stdout, stderr: returned.stderr, outputs: outputs? };
-            Some((done, kept))
+            Some((Done::of(&known.call, returned)?, kept))
         });
         match done.await {
             Ok(Some((done, kept))) => {
@@ -319,13 +344,29 @@ impl Requester {
         }
     }
 
-    /// Keeps a result, unless something changed since it was looked at; says why not.
+    /// Keeps a result that was made for this machine, and lets the office have it.
     fn remember(
-        &self,
+        self: &Arc<Self>,
         prepared: &Prepared,
         result: &ActionResult,
         record: &SignedBytes,
     ) -> Result<(), String> {
+        self.keep(prepared, result, record)?;
+        if prepared.may_be_shared() {
+            let (office, record, toolchain) =
+                (self.office.clone(), record.clone(), prepared.action.toolchain);
+            // Nobody waits for it; and nobody is told that it was given up before it is done.
+            let mark = prepared.mark.get().cloned();
+            tokio::task::spawn_blocking(move || {
+                office.made(&record, toolchain);
+                drop(mark);
+            });
+        }
+        Ok(())
+    }
+
+    /// Keeps a result, unless something changed since it was looked at; says why not.
+    fn keep(&self, prepared: &Prepared, result: &ActionResult, record: &SignedBytes) -> Result<(), String> {
         if let Some(why) = self.changed(prepared) {
             self.stats.count_named(|c| &mut c.fallbacks, "input-changed");
             return Err(why);

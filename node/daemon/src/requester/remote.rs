@@ -131,6 +131,29 @@ pub(super) struct Returned {
     pub(super) outputs: Vec<File>,
 }
 
+impl Returned {
+    /// A result whose blobs all came, in order.
+    ///
+    /// # Errors
+    /// When one is not what it should be, or the store does not take it.
+    pub(super) fn of(
+        store: &Store,
+        result: ActionResult,
+        record: SignedBytes,
+        observed: Option<Observed>,
+        came: Vec<Came>,
+    ) -> Result<Self, RemoteError> {
+        let mut came = came.into_iter().zip(result.blobs());
+        let mut stream = || match came.next() {
+            Some((came, blob)) => came.stream(store, &blob),
+            None => Err(RemoteError::Bad),
+        };
+        let (stdout, stderr) = (stream()?, stream()?);
+        let outputs = came.map(|(came, blob)| came.output(store, &blob)).collect::<Result<_, _>>()?;
+        Ok(Self { result, record, observed, stdout, stderr, outputs })
+    }
+}
+
 impl Errand<'_> {
     /// Runs the action; `on_started` is called when the compiler starts there, and it may run for `time_left` from
     /// then on. Dropping the future cancels the action.
@@ -252,14 +275,8 @@ impl Talk<'_> {
     ) -> Result<Returned, RemoteError> {
         let Errand { store, worker, action, .. } = self.errand;
         let result = check(worker, action, &record)?;
-        let mut came = self.receive(&result, inline).await?.into_iter().zip(result.blobs());
-        let mut stream = || match came.next() {
-            Some((came, blob)) => came.stream(store, &blob),
-            None => Err(RemoteError::Bad),
-        };
-        let (stdout, stderr) = (stream()?, stream()?);
-        let outputs = came.map(|(came, blob)| came.output(store, &blob)).collect::<Result<_, _>>()?;
-        Ok(Returned { result, record, observed, stdout, stderr, outputs })
+        let came = self.receive(&result, inline).await?;
+        Returned::of(store, result, record, observed, came)
     }
 
     /// All blobs of the result, in order.
@@ -279,7 +296,7 @@ impl Talk<'_> {
 }
 
 /// One blob of a result.
-enum Came {
+pub(super) enum Came {
     /// Inside the frame; not checked or stored yet.
     Bytes(Vec<u8>),
     /// After it: checked, stored and opened.
@@ -288,7 +305,7 @@ enum Came {
 
 impl Came {
     /// The blob as what the wrapper replays; it is in the store then.
-    fn stream(self, store: &Store, blob: &Blob) -> Result<Vec<u8>, RemoteError> {
+    pub(super) fn stream(self, store: &Store, blob: &Blob) -> Result<Vec<u8>, RemoteError> {
         match self {
             // Most compiles say nothing, and nothing is in the store already.
             Self::Bytes(bytes)
@@ -306,7 +323,7 @@ impl Came {
     }
 
     /// The blob as what the wrapper writes; it is in the store then.
-    fn output(self, store: &Store, blob: &Blob) -> Result<File, RemoteError> {
+    pub(super) fn output(self, store: &Store, blob: &Blob) -> Result<File, RemoteError> {
         match self {
             Self::Bytes(bytes) => keep_open(store, &bytes, blob).map_err(Into::into),
             Self::File(file) => Ok(file),
