@@ -3,7 +3,7 @@
 //! Everything two machines must agree on lives here: what an action is and how its key is computed
 //! ([`action`], [`canonical`]), who may take part ([`identity`], [`roster`], [`invite`]), what is said over
 //! the network ([`wire`], [`delta`], [`known`], [`advert`]), and the decisions every node takes by itself ([`membership`],
-//! [`placement`], [`transfer`]).
+//! [`placement`], [`transfer`], [`dht`]).
 //!
 //! Invariant: no clock, file system, network, environment or randomness. Time and random bytes come in as
 //! arguments, effects go out as values; `clippy.toml` of this crate enforces it.
@@ -12,6 +12,7 @@ pub mod action;
 pub mod advert;
 pub mod canonical;
 pub mod delta;
+pub mod dht;
 pub mod digest;
 pub mod front;
 pub mod identity;

@@ -1,4 +1,4 @@
-//! The frames of the data plane, version 2.
+//! The frames of the data plane, version 3.
 //!
 //! A requester opens one bidirectional stream per request on the pooled QUIC connection and writes one
 //! [`Request`]. What follows depends on the request; the exchange is drawn in `docs/protocol.md`. A frame is a
@@ -12,8 +12,9 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
-    action::{Action, Output},
+    action::{Action, ActionKey, Output},
     delta::TreeForm,
+    dht::{Get, Put},
     digest::Digest,
     front::FrontCoded,
     identity::{NodeId, SignedBytes},
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// The data plane's protocol name in TLS (ALPN); a node of another version finds no common one.
-pub const DATA_ALPN: &[u8] = b"barn/2";
+pub const DATA_ALPN: &[u8] = b"barn/3";
 /// The join protocol's name in TLS.
 pub const JOIN_ALPN: &[u8] = b"barn-join/1";
 /// Set in a frame's length when its body is packed.
@@ -56,6 +57,26 @@ pub enum Request {
     Pieces(Digest),
     /// Say which toolchains are here whole. Answered with a list of [`Offered`].
     Toolchains,
+    /// What is kept under these keys of the office's cache? Answered with a list of [`crate::dht::Answer`]s in the same order.
+    Entries(Vec<Get>),
+    /// News of entries of the office's cache. Not answered.
+    Tell(Vec<Put>),
+    /// Send outputs of an action. Answered with an [`OutputsReply`] and, if it says so, the blobs in this order.
+    Outputs {
+        /// Whoever knows an action's key knows all its inputs; nobody gets a blob by guessing digests.
+        action: ActionKey,
+        /// Which of its outputs.
+        blobs: Vec<Digest>,
+    },
+}
+
+/// The answer to [`Request::Outputs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutputsReply {
+    /// They follow.
+    Coming,
+    /// Not all of them are here.
+    Absent,
 }
 
 /// An [`Action`] on the wire; its tree may be a difference to others.

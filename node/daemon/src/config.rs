@@ -68,6 +68,52 @@ pub struct Worker {
 pub struct Cache {
     /// Size limit in GiB.
     pub size_gib: Option<u64>,
+    /// What of the office's cache is used.
+    pub share: Share,
+    /// Whose records are believed.
+    pub trust: Trust,
+}
+
+/// What of the office's cache a machine uses. Whatever it is, the machine keeps what others give it to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Share {
+    /// Looks up what others made, and lets them have its own.
+    #[default]
+    Both,
+    /// Looks up only.
+    Read,
+    /// Lets others have its own only.
+    Write,
+    /// Neither.
+    Off,
+}
+
+impl Share {
+    /// Whether others' results are looked up.
+    pub fn reads(self) -> bool {
+        matches!(self, Self::Both | Self::Read)
+    }
+
+    /// Whether others are told of this machine's results.
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Both | Self::Write)
+    }
+}
+
+/// Whose records of the office's cache are believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// This machine's alone.
+    Own,
+    /// Those of members that may execute, of what they compiled in the sandbox.
+    Workers,
+    /// Every member's.
+    #[default]
+    Members,
+    /// Those of members that may publish.
+    Publishers,
 }
 
 /// Section `[http_cache]`.
@@ -264,6 +310,9 @@ mod tests {
         assert_eq!(Config::parse("").unwrap(), Config::default());
         let config = Config::parse("[worker]\nadopt_toolchains = false\n").unwrap();
         assert_eq!(config.worker.adopt_toolchains, Some(false));
+        let cache = Config::parse("[cache]\nshare = \"read\"\ntrust = \"publishers\"\n").unwrap().cache;
+        assert_eq!((cache.share, cache.trust), (Share::Read, Trust::Publishers));
+        assert!(Config::parse("[cache]\ntrust = \"all\"\n").is_err());
         let error = Config::parse("\n\n[worker]\nslot = 3\n").unwrap_err();
         assert!(error.starts_with("line 4: unknown field `slot`"), "{error}");
     }
@@ -334,6 +383,8 @@ mod tests {
             "worker.adopt_toolchains",
             "cache.size_gib",
             "http_cache.listen",
+            "cache.share",
+            "cache.trust",
             "toolchain.compiler",
             "toolchain.archive",
         ] {

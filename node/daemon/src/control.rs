@@ -100,6 +100,10 @@ fn status(node: &Node) -> Value {
         })),
         "peers": peers,
         "cores": { "local": cores(), "mesh": u64::from(cores()) + lent },
+        "cache": {
+            "kept_for_office": node.office.entries(),
+            "stable_members": node.office.stable_members(),
+        },
         "running": {
             "local": running,
             "waiting": waiting,

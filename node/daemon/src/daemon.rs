@@ -13,6 +13,7 @@ use crate::{
     http_cache::Endpoint,
     node::{Life, Node, cores},
     offers::Offers,
+    office_cache::{self, OfficeCache},
     requester::{
         Carrier, Requester,
         dispatch::Dispatch,
@@ -131,12 +132,21 @@ async fn start(
         slots: setup.config.worker.slots.unwrap_or(cores),
         adopts: setup.config.worker.adopt_toolchains.unwrap_or(true),
     });
+    let office = OfficeCache::start(office_cache::Parts {
+        self_id: identity.id(),
+        mesh: mesh.clone(),
+        store: store.clone(),
+        roster: roster.clone(),
+        share: setup.config.cache.share,
+        trust: setup.config.cache.trust,
+    });
     let requester = Arc::new(Requester {
         identity: identity.clone(),
         roster: roster.clone(),
         store: store.clone(),
         mesh: mesh.clone(),
         carrier: Carrier::new(),
+        office: office.clone(),
         dispatch: Dispatch::start(cores),
         toolchains: index.clone(),
         stand_ins: stand_ins.clone(),
@@ -167,6 +177,7 @@ async fn start(
         requester,
         worker,
         http_cache,
+        office,
         life: Life::begin(),
         setup,
     };
@@ -222,10 +233,14 @@ fn mesh_config(
 async fn listen(node: &Arc<Node>, events: &mut mpsc::Receiver<MeshEvent>) {
     while let Some(event) = events.recv().await {
         match event {
-            MeshEvent::PeerUp(peer) => tracing::info!(peer = node.name_of(&peer), "connected"),
+            MeshEvent::PeerUp(peer) => {
+                tracing::info!(peer = node.name_of(&peer), "connected");
+                node.office.peer_up(peer);
+            }
             MeshEvent::PeerDown(peer) => {
                 tracing::info!(peer = node.name_of(&peer), "disconnected");
                 node.requester.dispatch.worker_lost(peer);
+                node.office.peer_down(peer);
             }
             MeshEvent::Advert(peer, advert) => {
                 if node.member(&peer).is_some_and(|member| member.capabilities.execute) {

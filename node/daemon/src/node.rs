@@ -18,6 +18,7 @@ use crate::{
     history::History,
     http_cache::Endpoint,
     offers::Offers,
+    office_cache::OfficeCache,
     requester::Requester,
     setup::Setup,
     stats::Stats,
@@ -48,6 +49,8 @@ pub struct Node {
     pub(crate) http_cache: Option<Result<Endpoint, String>>,
     /// The toolchains it serves.
     pub(crate) offers: Offers,
+    /// Its part of the office's cache.
+    pub(crate) office: Arc<OfficeCache>,
     /// This run of it.
     pub(crate) life: Life,
 }
@@ -133,6 +136,9 @@ impl Node {
             Request::Swarm(digest) => self.offers.swarm(peer, digest, &mut send).await?,
             Request::Pieces(digest) => self.offers.pieces(peer, digest, &mut send, &mut recv).await?,
             Request::Toolchains => self.offers.list(&mut send).await?,
+            Request::Entries(gets) => self.office.answer(peer, gets, &mut send).await?,
+            Request::Tell(puts) => self.office.hear(peer, puts).await,
+            Request::Outputs { action, blobs } => self.office.give(peer, action, blobs, &mut send).await?,
         }
         // Whatever is left unsent goes on in the background.
         let _ = send.finish();

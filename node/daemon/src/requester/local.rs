@@ -64,7 +64,7 @@ impl LocalRun {
 }
 
 fn keep(
-    requester: &Requester,
+    requester: &Arc<Requester>,
     prepared: &Prepared,
     compiled: &Compiled,
     outputs: Vec<File>,

@@ -1,10 +1,10 @@
 //! The requester: from one call of the wrapper to its answer.
 //!
 //! ```text
-//! call ─▶ classify ─▶ toolchain ─▶ include manifest ─▶ find inputs ─▶ store ─▶ place ─▶ worker ─▶ result
-//!            │            │              │hit              │            │hit     │         │
-//!            ▼            ▼              ▼                 ▼            ▼        ▼         ▼ any trouble
-//!          exec         exec           result            exec        result   compile   elsewhere, then compile
+//! call ─▶ classify ─▶ toolchain ─▶ include manifest ─▶ find inputs ─▶ store ─▶ office ─▶ place ─▶ worker ─▶ result
+//!            │            │              │hit              │            │hit      │hit     │         │
+//!            ▼            ▼              ▼                 ▼            ▼         ▼        ▼         ▼ any trouble
+//!          exec         exec           result            exec        result    result   compile   elsewhere, then compile
 //! ```
 //!
 //! `exec`: the wrapper becomes the compiler. `compile`: the wrapper runs it and hands the outputs over.
@@ -20,6 +20,7 @@ pub mod layout;
 mod local;
 mod manifest;
 pub mod obstacle;
+mod office;
 mod place;
 pub mod recollection;
 mod remote;
@@ -28,7 +29,10 @@ mod story;
 mod tries;
 pub mod writers;
 
-use std::{fs::File, sync::Arc};
+use std::{
+    fs::File,
+    sync::{Arc, OnceLock},
+};
 
 use barn_cache::{Store, StoreError};
 use barn_mesh::{Mesh, RosterCell};
@@ -55,6 +59,7 @@ use writers::{Claim, Writers};
 use crate::{
     blobs::Arrived,
     history::History,
+    office_cache::{Mark, OfficeCache},
     stats::Stats,
     toolchain::{
         ToolchainIndex,
@@ -96,6 +101,8 @@ pub struct Requester {
     pub mesh: Mesh,
     /// What workers are believed to have.
     pub(crate) carrier: Carrier,
+    /// What others have compiled.
+    pub(crate) office: Arc<OfficeCache>,
     /// Where actions run.
     pub dispatch: Dispatch,
     /// The compilers of this machine.
@@ -130,18 +137,25 @@ struct Prepared {
     manifest_key: Digest,
     inputs: Inputs,
     claim: Arc<Claim>,
+    /// Others in the office may wait for it.
+    mark: OnceLock<Arc<Mark>>,
 }
 
 impl Prepared {
     fn new(call: Arc<Call>, manifest_key: Digest, inputs: Inputs, claim: Arc<Claim>) -> Self {
         let mut action = call.stem.clone();
         action.inputs = inputs.tree.clone();
-        Self { key: action.key(), action, manifest_key, inputs, call, claim }
+        Self { key: action.key(), action, manifest_key, inputs, call, claim, mark: OnceLock::new() }
     }
 
     /// The same compile with other inputs.
     fn with(&self, inputs: Inputs) -> Self {
         Self::new(self.call.clone(), self.manifest_key, inputs, self.claim.clone())
+    }
+
+    /// Whether its result is the same on every machine: all that it depends on is in the key.
+    fn may_be_shared(&self) -> bool {
+        self.call.may_travel() && self.inputs.complete
     }
 }
 
@@ -218,9 +232,15 @@ impl Requester {
             story.tell("hit in this machine's store: the same action was done before".to_owned());
             return self.hit(&prepared.call, done, prepared.claim.clone(), story);
         }
+        // Whoever waits for others does not keep this machine's searches waiting.
+        drop(finding);
+        if let Some(answer) = self.from_office(&prepared, &mut story).await {
+            story.end("hit");
+            return answer;
+        }
         self.stats.count(|c| c.misses += 1);
         self.stats.count_language(prepared.call.language(), |language| language.misses += 1);
-        self.place(prepared, finding, story).await
+        self.place(prepared, story).await
     }
 
     fn count_call(&self, call: &Call) {
@@ -324,7 +344,7 @@ impl Requester {
     }
 
     /// Keeps what a worker sent, unless something changed since it was looked at; says why not.
-    fn take_in(&self, prepared: &Prepared, returned: Returned) -> Result<(), String> {
+    fn take_in(self: &Arc<Self>, prepared: &Prepared, returned: Returned) -> Result<(), String> {
         let Returned { result, record, stdout, stderr, outputs, .. } = returned;
         let put = || {
             [&stdout, &stderr].into_iter().try_for_each(|bytes| self.store.put_bytes(bytes).map(drop))?;
@@ -334,13 +354,29 @@ impl Requester {
         self.remember(prepared, &result, &record)
     }
 
-    /// Keeps a result, unless something changed since it was looked at; says why not.
+    /// Keeps a result that was made for this machine, and lets the office have it.
     fn remember(
-        &self,
+        self: &Arc<Self>,
         prepared: &Prepared,
         result: &ActionResult,
         record: &SignedBytes,
     ) -> Result<(), String> {
+        self.keep(prepared, result, record)?;
+        if prepared.may_be_shared() {
+            let (office, record, toolchain) =
+                (self.office.clone(), record.clone(), prepared.action.toolchain);
+            // Nobody waits for it; and nobody is told that it was given up before it is done.
+            let mark = prepared.mark.get().cloned();
+            tokio::task::spawn_blocking(move || {
+                office.made(&record, toolchain);
+                drop(mark);
+            });
+        }
+        Ok(())
+    }
+
+    /// Keeps a result, unless something changed since it was looked at; says why not.
+    fn keep(&self, prepared: &Prepared, result: &ActionResult, record: &SignedBytes) -> Result<(), String> {
         if let Some(why) = self.changed(prepared) {
             self.stats.count_named(|c| &mut c.fallbacks, "input-changed");
             return Err(why);

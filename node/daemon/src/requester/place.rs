@@ -10,7 +10,7 @@ use barn_protocol::{
 
 use super::{
     Answer, LocalRun, Prepared, Requester,
-    dispatch::{Finding, Ticket, Verdict},
+    dispatch::{Ticket, Verdict},
     inputs::{Inputs, Unknown},
     obstacle::Obstacle,
     remote::{self, RemoteError, Returned},
@@ -48,16 +48,10 @@ enum Stay {
 impl Requester {
     /// Finds a place for the action, and another one after every trouble. What a worker shows to have been overlooked is
     /// added, and the action placed anew; after that it runs here.
-    pub(super) async fn place(
-        self: &Arc<Self>,
-        mut prepared: Arc<Prepared>,
-        finding: Finding,
-        mut story: Story,
-    ) -> Answer {
+    pub(super) async fn place(self: &Arc<Self>, mut prepared: Arc<Prepared>, mut story: Story) -> Answer {
         if let Some(reason) = &prepared.call.cache_only {
             story.tell(format!("runs here: {reason}"));
         }
-        drop(finding);
         let mut amended = 0;
         loop {
             let may_travel = prepared.call.may_travel() && amended <= AMENDED_MAX;

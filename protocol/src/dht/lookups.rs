@@ -1,0 +1,138 @@
+//! Look-ups of this node on their way.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use super::{Answer, Entry, EntryKey, limits::LOOKUPS_MAX, members::Handle};
+use crate::NodeId;
+
+/// What becomes of a look-up.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// An owner has it.
+    Found(Entry, Vec<NodeId>, NodeId),
+    /// Somebody else makes it and is believed to for so long.
+    Wait { key: EntryKey, left: Duration },
+    /// Nobody has it.
+    Make(EntryKey),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Lookups {
+    by_id: BTreeMap<u64, Lookup>,
+    /// Those that wait, by key.
+    waiting: BTreeSet<(EntryKey, u64)>,
+    /// And by the time they wait no longer.
+    ends: BTreeSet<(Duration, u64)>,
+}
+
+#[derive(Debug)]
+struct Lookup {
+    key: EntryKey,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Asking {
+        asked: Vec<Handle>,
+        /// Somebody makes it.
+        making: Option<Duration>,
+    },
+    Waiting {
+        until: Duration,
+    },
+}
+
+impl Lookups {
+    pub(super) fn is_full(&self) -> bool {
+        self.by_id.len() >= LOOKUPS_MAX
+    }
+
+    /// These owners are asked.
+    pub(super) fn ask(&mut self, id: u64, key: EntryKey, asked: &[Handle], making: Option<Duration>) {
+        let state = State::Asking { asked: asked.to_vec(), making };
+        self.by_id.insert(id, Lookup { key, state });
+    }
+
+    /// It waits for what somebody makes.
+    pub(super) fn wait(&mut self, id: u64, key: EntryKey, until: Duration) {
+        self.by_id.insert(id, Lookup { key, state: State::Waiting { until } });
+        self.waiting.insert((key, id));
+        self.ends.insert((until, id));
+    }
+
+    /// An owner's answer; none if it did not come.
+    pub(super) fn heard(
+        &mut self,
+        id: u64,
+        from: Handle,
+        owner: NodeId,
+        answer: Option<Answer>,
+    ) -> Option<Step> {
+        let lookup = self.by_id.get_mut(&id)?;
+        let State::Asking { asked, making } = &mut lookup.state else { return None };
+        asked.retain(|handle| *handle != from);
+        match answer {
+            Some(Answer::Found { entry, holders }) => {
+                self.by_id.remove(&id);
+                return Some(Step::Found(entry, holders, owner));
+            }
+            Some(Answer::Making { left_ms }) => *making = Some(Duration::from_millis(u64::from(left_ms))),
+            Some(Answer::Nothing) | None => {}
+        }
+        self.next_step(id)
+    }
+
+    /// What is next when all who were asked have answered.
+    pub(super) fn next_step(&mut self, id: u64) -> Option<Step> {
+        let Lookup { key, state: State::Asking { asked, making } } = self.by_id.get(&id)? else {
+            return None;
+        };
+        if !asked.is_empty() {
+            return None;
+        }
+        let (key, making) = (*key, *making);
+        self.by_id.remove(&id);
+        Some(making.map_or(Step::Make(key), |left| Step::Wait { key, left }))
+    }
+
+    /// Those that have waited long enough.
+    pub(super) fn overdue(&mut self, now: Duration) -> Vec<(u64, Step)> {
+        let mut over = Vec::new();
+        while let Some(&(until, id)) = self.ends.first()
+            && until <= now
+        {
+            let key = self.by_id.get(&id).map(|lookup| lookup.key);
+            self.drop_one(id);
+            self.ends.remove(&(until, id));
+            over.extend(key.map(|key| (id, Step::Make(key))));
+        }
+        over
+    }
+
+    /// Those that wait for a key; they have ended now.
+    pub(super) fn waiting_for(&mut self, key: &EntryKey) -> Vec<u64> {
+        let ids: Vec<u64> = self.waiting.range((*key, 0)..=(*key, u64::MAX)).map(|(_, id)| *id).collect();
+        ids.iter().for_each(|id| self.drop_one(*id));
+        ids
+    }
+
+    pub(super) fn is_waited_for(&self, key: &EntryKey) -> bool {
+        self.waiting.range((*key, 0)..=(*key, u64::MAX)).next().is_some()
+    }
+
+    pub(super) fn drop_one(&mut self, id: u64) {
+        let Some(lookup) = self.by_id.remove(&id) else { return };
+        if let State::Waiting { until } = lookup.state {
+            self.waiting.remove(&(lookup.key, id));
+            self.ends.remove(&(until, id));
+        }
+    }
+
+    pub(super) fn next_wake(&self) -> Option<Duration> {
+        self.ends.first().map(|(until, _)| *until)
+    }
+}
