@@ -131,7 +131,10 @@ impl Requester {
     fn whole(&self, prepared: &Prepared, found: &Found) -> Option<Done> {
         let result = &found.record.result;
         for blob in result.blobs() {
-            if let Some(bytes) = found.inline.get(&blob.digest) {
+            // Nobody sends what is empty, but a record is kept only with all its blobs.
+            let came = found.inline.get(&blob.digest).map(Vec::as_slice);
+            let bytes = if blob.size == 0 { Some(&[][..]) } else { came };
+            if let Some(bytes) = bytes {
                 let put = self.store.put_bytes(bytes);
                 put.inspect_err(|error| tracing::debug!(%error, "cannot take in a small output")).ok()?;
             }
