@@ -1,6 +1,12 @@
 //! The daemon: a node put together, and the loop that listens to the mesh.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use barn_cache::{Limits, Store};
 use barn_mesh::{Listen, Mesh, MeshConfig, MeshEvent, RosterCell};
@@ -152,6 +158,7 @@ async fn start(
         stand_ins: stand_ins.clone(),
         locales: Locales::default(),
         files: files.clone(),
+        recalled: OnceLock::new(),
         texts: texts.clone(),
         sight: sight.clone(),
         writers: Arc::default(),
@@ -318,6 +325,9 @@ async fn keep_recording(node: &Arc<Node>) {
 /// Writes down what is known of files. Without it the next node reads them again, so a failure is only told.
 fn record(node: &Node) {
     let (home, requester) = (&node.setup.home, &node.requester);
+    if requester.recalled.get().is_none() {
+        return;
+    }
     let path = home.recollection_path();
     let recorded = recollection::record(&requester.files, &requester.texts)
         .map_err(|error| error.to_string())
@@ -329,7 +339,11 @@ fn record(node: &Node) {
 
 fn recall(path: &Path, requester: &Requester) {
     match recollection::recall(path, &requester.files, &requester.texts) {
-        Ok(found) => tracing::debug!(found, "took up what was known of files"),
+        Ok(found) => {
+            tracing::debug!(found, "took up what was known of files");
+            // It runs once.
+            let _ = requester.recalled.set(());
+        }
         Err(error) => tracing::warn!(path = %path.display(), %error, "cannot read what was known of files"),
     }
 }

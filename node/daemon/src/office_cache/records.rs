@@ -1,11 +1,11 @@
 //! Which records are kept for others, and which are believed.
 
 use barn_protocol::{
-    Action, ActionKey, ActionRecord,
+    Action, ActionKey, ActionRecord, NodeId,
     action::RECORD_CONTEXT,
     dht::{
         Entry, EntryKey, Put, Told,
-        limits::{BODY_BYTES_MAX, INLINE_BYTES_MAX},
+        limits::{BODY_BYTES_MAX, HOLDERS_MAX, INLINE_BYTES_MAX},
     },
     identity::SignedBytes,
     roster::{Member, Roster},
@@ -64,6 +64,21 @@ impl OfficeCache {
     }
 }
 
+impl OfficeCache {
+    /// Strikes holders that are no members, or too many: the table of the office's members never forgets one.
+    pub(super) fn leave_members(&self, put: &mut Put) {
+        let roster = self.parts.roster.current();
+        if let (Told::Entry { holders, .. }, Some(roster)) = (&mut put.what, roster) {
+            strike_strangers(holders, roster.roster());
+        }
+    }
+}
+
+fn strike_strangers(holders: &mut Vec<NodeId>, roster: &Roster) {
+    holders.retain(|holder| roster.member(holder).is_some());
+    holders.truncate(HOLDERS_MAX);
+}
+
 impl Authentic {
     /// The record of an entry, if a member signed it.
     fn of(entry: &Entry, roster: &Roster) -> Result<Self, Refused> {
@@ -102,9 +117,7 @@ fn trusts(trust: Trust, record: &ActionRecord, producer: &Member) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use barn_protocol::{
-        ActionResult, Digest, Identity, NodeId, action::Blob, roster::Capabilities, wire::Bytes,
-    };
+    use barn_protocol::{ActionResult, Digest, Identity, action::Blob, roster::Capabilities, wire::Bytes};
 
     use super::*;
 
@@ -158,6 +171,17 @@ mod tests {
         check(&entry(&honest.sign(RECORD_CONTEXT, vec![1, 2, 3])), Some(Refused::Malformed));
         let rubbish = Entry { body: Bytes(vec![7; 100]), ..entry(&record(honest.id(), 0).sign(&honest)) };
         check(&rubbish, Some(Refused::Malformed));
+    }
+
+    #[test]
+    fn made_up_holders_are_struck() {
+        let roster = Roster::found(&identity(200), member(1, Capabilities::OFFICE), 0, 100);
+        let mut holders: Vec<NodeId> = (1..100).map(|seed| identity(seed).id()).collect();
+        strike_strangers(&mut holders, &roster);
+        assert_eq!(holders, [identity(1).id()]);
+        let mut many = vec![identity(1).id(); HOLDERS_MAX + 1];
+        strike_strangers(&mut many, &roster);
+        assert_eq!(many.len(), HOLDERS_MAX);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What other members ask of this node's part.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use barn_mesh::{
     Cpu, SendStream,
@@ -71,6 +71,7 @@ impl OfficeCache {
         // Each signature takes some 50 µs.
         let check = move || {
             puts.retain(|put| this.is_fit(put));
+            puts.iter_mut().for_each(|put| this.leave_members(put));
             puts
         };
         let Ok(puts) = tokio::task::spawn_blocking(check).await else { return };
@@ -105,7 +106,9 @@ impl OfficeCache {
     }
 
     fn outputs(&self, action: ActionKey, blobs: &[Digest]) -> Option<Vec<(Digest, u64, std::fs::File)>> {
-        if blobs.len() > BLOBS_MAX {
+        // Each is open until it is sent, so nobody gets one twice.
+        let unlike: HashSet<&Digest> = blobs.iter().collect();
+        if blobs.len() > BLOBS_MAX || unlike.len() < blobs.len() {
             return None;
         }
         let signed = self.parts.store.record(&action)?;

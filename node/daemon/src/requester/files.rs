@@ -18,6 +18,7 @@ use std::{
         Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use barn_protocol::{Digest, action::Blob, limits::BLOB_BYTES_MAX};
@@ -147,10 +148,15 @@ impl Files {
         self.reads.load(Ordering::Relaxed)
     }
 
-    /// All whose signatures can be trusted, to be remembered beyond this process.
-    pub(super) fn lasting(&self) -> Vec<(Box<[u8]>, Known)> {
+    /// All whose signatures can be trusted and that had not changed for so long, to be remembered beyond this process.
+    pub(super) fn lasting(&self, unchanged: Duration) -> Vec<(Box<[u8]>, Known)> {
+        let since_ns = tick_ns() - i128::try_from(unchanged.as_nanos()).unwrap_or(i128::MAX);
+        let lasts = |known: &Known| {
+            let signature = &known.signature;
+            !known.racy && signature.changed_ns().max(signature.mtime_ns()) <= since_ns
+        };
         let table = self.lock();
-        table.iter().filter(|(_, known)| !known.racy).map(|(path, known)| (path.clone(), *known)).collect()
+        table.iter().filter(|(_, known)| lasts(known)).map(|(path, known)| (path.clone(), *known)).collect()
     }
 
     /// Takes up what an earlier process remembered, where nothing newer is known.

@@ -10,7 +10,7 @@
 //! and the manifest are done later, one result after the other, so that they compete with nothing the user waits
 //! for. Whatever is lost on the way, by a crash or because the store cannot write, is a miss later.
 //! Invariant: a look-up that begins after the wrapper was answered finds what was kept: it waits for it, but at most
-//! [`PATIENCE`].
+//! [`PATIENCE`]. So does an answer for which there is no place, and then its result is not kept.
 
 use std::{
     collections::HashMap,
@@ -62,12 +62,14 @@ impl Default for Keeper {
 }
 
 impl Keeper {
-    /// Waits for a place for a result whose manifest has this key.
-    pub async fn reserve(self: &Arc<Self>, key: Digest) -> Reserved {
-        // It is never closed.
-        let place = self.places.clone().acquire_owned().await.ok();
+    /// Waits for a place for a result whose manifest has this key. `None` if none is free within [`PATIENCE`], as when a
+    /// file system hangs: such a result is not kept, and no answer waits for it longer.
+    pub async fn reserve(self: &Arc<Self>, key: Digest) -> Option<Reserved> {
+        let place = tokio::time::timeout(PATIENCE, self.places.clone().acquire_owned()).await.ok()?;
         self.waiting.send_modify(|waiting| *waiting.entry(key).or_default() += 1);
-        Reserved { keeper: Arc::downgrade(self), turn: self.turn.clone(), key, _place: place }
+        // It is never closed.
+        let place = place.ok();
+        Some(Reserved { keeper: Arc::downgrade(self), turn: self.turn.clone(), key, _place: place })
     }
 
     /// Waits until no result with this key is on its way.
@@ -138,7 +140,7 @@ mod tests {
         let (go, wait) = mpsc::channel::<()>();
         let done = Arc::new(AtomicUsize::new(0));
         let kept = done.clone();
-        let reserved = keeper.reserve(one).await;
+        let reserved = keeper.reserve(one).await.unwrap();
         reserved
             .fill(move || {
                 wait.recv().unwrap();
@@ -157,18 +159,19 @@ mod tests {
         let keeper = Arc::new(Keeper::default());
         let key = Digest::of(b"key");
         for _ in 0..WAITING_MAX {
-            drop(keeper.reserve(key).await.fill(|| {}));
-            keeper.reserve(key).await.fill(|| panic!("as a store may")).begin();
+            drop(keeper.reserve(key).await.unwrap().fill(|| {}));
+            keeper.reserve(key).await.unwrap().fill(|| panic!("as a store may")).begin();
         }
         keeper.settle_all().await;
         let mut all = Vec::new();
         for _ in 0..WAITING_MAX {
-            all.push(keeper.reserve(key).await);
+            all.push(keeper.reserve(key).await.unwrap());
         }
         let more = tokio::time::timeout(Duration::from_millis(20), keeper.reserve(key)).await;
         assert!(more.is_err(), "the next answer waits");
+        assert!(keeper.reserve(key).await.is_none(), "but not for ever");
         drop(all);
-        drop(keeper.reserve(key).await);
+        drop(keeper.reserve(key).await.unwrap());
         assert!(keeper.waiting.borrow().is_empty());
     }
 }

@@ -113,6 +113,8 @@ pub struct Requester {
     pub locales: Locales,
     /// Digests of files.
     pub files: Arc<Files>,
+    /// Set when what an earlier node knew of files was taken up; before, it must not be written over.
+    pub recalled: OnceLock<()>,
     /// What scans know of texts.
     pub texts: Arc<Texts>,
     /// What directories hold.
@@ -332,8 +334,13 @@ impl Requester {
             story.end("uncached");
             return Answer::Exec;
         };
+        let Some(place) = self.keeper.reserve(prepared.manifest_key).await else {
+            story.tell(format!("compiled by {worker}, not kept: too many results wait for that"));
+            story.end("remote");
+            return Answer::Done(done, prepared.claim.clone(), None);
+        };
         let (this, known, worker) = (self.clone(), prepared.clone(), worker.to_owned());
-        let keep = self.keeper.reserve(prepared.manifest_key).await.fill(move || {
+        let keep = place.fill(move || {
             story.tell(match this.take_in(&known, returned) {
                 Ok(()) => format!("compiled by {worker} and kept"),
                 Err(why) => format!("compiled by {worker}, not kept: {why}"),

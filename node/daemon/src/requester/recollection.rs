@@ -3,11 +3,12 @@
 //! One file, written when the node stops and now and then: a line that names the version, a BLAKE3 checksum, and the rest
 //! packed with zstd. A file that is damaged, of another version, or over the limit is as good as none: everything in it is
 //! found again by reading. It holds what the process held, under the same rule: a digest counts while `stat` says what it said
-//! then, and files that were changed just before they were read are left out.
+//! then, and files that were changed just before they were read, or in the last two minutes, are left out.
 
 use std::{
     io::{self, Read as _},
     path::Path,
+    time::Duration,
 };
 
 use barn_protocol::Digest;
@@ -24,6 +25,10 @@ const HEADER: &[u8] = b"barnraise recollection v1\n";
 const TEXT_BYTES_MAX: usize = 48 << 20;
 /// Bytes unpacked: the texts, and 131,072 files with paths of 100 bytes.
 const BYTES_MAX: u64 = 96 << 20;
+/// Files that changed later are left out: a file that is overwritten in place may lose its new bytes, and keep its new time,
+/// when the power fails before the kernel has written them. It does so after 30 s (`vm.dirty_expire_centisecs`), on a busy disk
+/// later.
+const WRITTEN_BACK: Duration = Duration::from_secs(120);
 /// What takes longer to pack than to read is no gain.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -38,7 +43,11 @@ struct Recollection {
 /// # Errors
 /// When packing fails.
 pub fn record(files: &Files, texts: &Texts) -> io::Result<Vec<u8>> {
-    let all = Recollection { files: files.lasting(), texts: texts.lasting(TEXT_BYTES_MAX) };
+    record_older(files, texts, WRITTEN_BACK)
+}
+
+fn record_older(files: &Files, texts: &Texts, unchanged: Duration) -> io::Result<Vec<u8>> {
+    let all = Recollection { files: files.lasting(unchanged), texts: texts.lasting(TEXT_BYTES_MAX) };
     let bytes = postcard::to_stdvec(&all).map_err(io::Error::other)?;
     let packed = zstd::bulk::compress(&bytes, ZSTD_LEVEL)?;
     Ok([HEADER, Digest::of(&packed).as_bytes(), &packed].concat())
@@ -74,7 +83,7 @@ fn unpack(bytes: &[u8]) -> Option<Recollection> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, thread, time::Duration};
+    use std::{fs, thread};
 
     use super::*;
 
@@ -84,7 +93,7 @@ mod tests {
         let header = dir.path().join("x.h");
         fs::write(&header, "#include <y.h>\n").unwrap();
         let (files, texts) = (Files::default(), Texts::default());
-        while files.lasting().is_empty() {
+        while files.lasting(Duration::ZERO).is_empty() {
             thread::sleep(Duration::from_millis(50));
             files.known(&header, |blob, contents| texts.read(blob, contents)).unwrap();
         }
@@ -101,7 +110,7 @@ mod tests {
     fn what_was_read_once_is_known_to_the_next_node() {
         let (dir, files, texts) = read_once();
         let path = dir.path().join("recollection");
-        fs::write(&path, record(&files, &texts).unwrap()).unwrap();
+        fs::write(&path, record_older(&files, &texts, Duration::ZERO).unwrap()).unwrap();
         let (next, next_texts) = (Files::default(), Texts::default());
         assert!(is_read_again(dir.path(), &Files::default()));
         assert!(recall(&path, &next, &next_texts).unwrap());
@@ -112,10 +121,20 @@ mod tests {
     }
 
     #[test]
+    fn what_may_not_be_on_the_disk_yet_is_left_out() {
+        let (dir, files, texts) = read_once();
+        let path = dir.path().join("recollection");
+        fs::write(&path, record(&files, &texts).unwrap()).unwrap();
+        let next = Files::default();
+        assert!(recall(&path, &next, &Texts::default()).unwrap());
+        assert!(is_read_again(dir.path(), &next));
+    }
+
+    #[test]
     fn a_damaged_file_is_as_good_as_none() {
         let (dir, files, texts) = read_once();
         let path = dir.path().join("recollection");
-        let good = record(&files, &texts).unwrap();
+        let good = record_older(&files, &texts, Duration::ZERO).unwrap();
         assert!(!recall(&path, &Files::default(), &Texts::default()).unwrap());
         for at in 0..good.len() {
             let mut bad = good.clone();
@@ -123,7 +142,7 @@ mod tests {
             fs::write(&path, bad).unwrap();
             let next = Files::default();
             assert!(!recall(&path, &next, &Texts::default()).unwrap(), "byte {at}");
-            assert!(next.lasting().is_empty());
+            assert!(next.lasting(Duration::ZERO).is_empty());
         }
         fs::write(&path, &good[..good.len() / 2]).unwrap();
         assert!(!recall(&path, &Files::default(), &Texts::default()).unwrap());
