@@ -1,12 +1,6 @@
 //! The daemon: a node put together, and the loop that listens to the mesh.
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use barn_cache::{Limits, Store};
 use barn_mesh::{Listen, Mesh, MeshConfig, MeshEvent, RosterCell};
@@ -25,7 +19,7 @@ use crate::{
         dispatch::Dispatch,
         files::Files,
         inputs::{scan::IncludeScan, texts::Texts},
-        recollection,
+        recollection::Recollection,
         sight::Sight,
     },
     seeding::chain,
@@ -101,7 +95,7 @@ pub async fn run(setup: Setup, peers: Vec<SocketAddr>) -> Result<(), NodeError> 
     node.worker.close();
     node.requester.keeper.settle_all().await;
     node.stats.save();
-    record(&node);
+    node.recollection.record(&node.setup.home);
     node.mesh.shutdown().await;
     Ok(())
 }
@@ -123,6 +117,8 @@ async fn start(
     let history = Arc::new(History::default());
     let (files, sight) = (Arc::new(Files::default()), Arc::new(Sight::default()));
     let texts = Arc::new(Texts::default());
+    let path = setup.home.recollection_path();
+    let recollection = Arc::new(Recollection::new(path, files.clone(), texts.clone()));
     let index = Arc::new(ToolchainIndex::open(&setup.home.toolchains_dir()));
     let shelf = Arc::new(Shelf::open(setup.home.clone(), store.clone()));
     let stand_ins = Arc::new(StandIns::new(&setup.config.toolchain, shelf.clone()));
@@ -158,8 +154,6 @@ async fn start(
         stand_ins: stand_ins.clone(),
         locales: Locales::default(),
         files: files.clone(),
-        recalled: OnceLock::new(),
-        texts: texts.clone(),
         sight: sight.clone(),
         writers: Arc::default(),
         keeper: Arc::default(),
@@ -170,8 +164,8 @@ async fn start(
     let (home, archives) = (setup.home.clone(), store.clone());
     // Compiles need not wait for either: they are local, and files are read, until it is done.
     tokio::task::spawn_blocking(move || stand_ins.read(&home, &archives));
-    let (path, recalling) = (setup.home.recollection_path(), requester.clone());
-    tokio::task::spawn_blocking(move || recall(&path, &recalling));
+    let recalling = recollection.clone();
+    tokio::task::spawn_blocking(move || recalling.recall());
     let http_cache = open_http_cache(&setup, &store).await;
     let node = Node {
         id: identity.id(),
@@ -182,6 +176,7 @@ async fn start(
         stats,
         history,
         requester,
+        recollection,
         worker,
         http_cache,
         office,
@@ -312,38 +307,12 @@ async fn keep_recording(node: &Arc<Node>) {
     let mut recorded = 0;
     loop {
         tokio::time::sleep(RECORD_EVERY).await;
-        let reads = node.requester.files.reads();
+        let reads = node.recollection.reads();
         if reads != recorded {
             let node = node.clone();
             // If it panics, it is tried again with the next read.
-            let _ = tokio::task::spawn_blocking(move || record(&node)).await;
+            let _ = tokio::task::spawn_blocking(move || node.recollection.record(&node.setup.home)).await;
             recorded = reads;
         }
-    }
-}
-
-/// Writes down what is known of files. Without it the next node reads them again, so a failure is only told.
-fn record(node: &Node) {
-    let (home, requester) = (&node.setup.home, &node.requester);
-    if requester.recalled.get().is_none() {
-        return;
-    }
-    let path = home.recollection_path();
-    let recorded = recollection::record(&requester.files, &requester.texts)
-        .map_err(|error| error.to_string())
-        .and_then(|bytes| home.replace(&path, &bytes, 0o600).map_err(|error| error.to_string()));
-    if let Err(error) = recorded {
-        tracing::warn!(path = %path.display(), error, "what is known of files is not kept");
-    }
-}
-
-fn recall(path: &Path, requester: &Requester) {
-    match recollection::recall(path, &requester.files, &requester.texts) {
-        Ok(found) => {
-            tracing::debug!(found, "took up what was known of files");
-            // It runs once.
-            let _ = requester.recalled.set(());
-        }
-        Err(error) => tracing::warn!(path = %path.display(), %error, "cannot read what was known of files"),
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     http_cache::Endpoint,
     offers::Offers,
     office_cache::OfficeCache,
-    requester::Requester,
+    requester::{Requester, recollection::Recollection},
     setup::Setup,
     stats::Stats,
     worker::{self, Worker},
@@ -43,6 +43,8 @@ pub struct Node {
     pub history: Arc<History>,
     /// This machine's own compiles.
     pub requester: Arc<Requester>,
+    /// What is known of files, and outlives the node.
+    pub(crate) recollection: Arc<Recollection>,
     /// The compiles of others.
     pub worker: Worker,
     /// Where other tools' caches come, or why they cannot; `None` unless configured.

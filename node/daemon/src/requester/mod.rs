@@ -45,7 +45,7 @@ pub use call::Call;
 use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
 use files::Files;
-use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan, texts::Texts};
+use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 use keep::{Keep, Keeper};
 pub use local::LocalRun;
 use manifest::{Manifest, manifest_key};
@@ -113,10 +113,6 @@ pub struct Requester {
     pub locales: Locales,
     /// Digests of files.
     pub files: Arc<Files>,
-    /// Set when what an earlier node knew of files was taken up; before, it must not be written over.
-    pub recalled: OnceLock<()>,
-    /// What scans know of texts.
-    pub texts: Arc<Texts>,
     /// What directories hold.
     pub sight: Arc<Sight>,
     /// Who writes which output now.

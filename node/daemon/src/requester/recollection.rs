@@ -7,7 +7,8 @@
 
 use std::{
     io::{self, Read as _},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use super::{
     files::{Files, Known},
     inputs::texts::{Lasting, Texts},
 };
+use crate::home::Home;
 
 /// Names what follows; another number where anything in it is laid out otherwise.
 const HEADER: &[u8] = b"barnraise recollection v1\n";
@@ -32,8 +34,56 @@ const WRITTEN_BACK: Duration = Duration::from_secs(120);
 /// What takes longer to pack than to read is no gain.
 const ZSTD_LEVEL: i32 = 1;
 
+/// What is known of files now, and the file that outlives it.
+pub struct Recollection {
+    path: PathBuf,
+    files: Arc<Files>,
+    texts: Arc<Texts>,
+    /// Set when what an earlier node knew was taken up; before, it must not be written over.
+    recalled: OnceLock<()>,
+}
+
+impl Recollection {
+    /// Of these tables, in the file at `path`.
+    pub fn new(path: PathBuf, files: Arc<Files>, texts: Arc<Texts>) -> Self {
+        Self { path, files, texts, recalled: OnceLock::new() }
+    }
+
+    /// How many files were read so far.
+    pub fn reads(&self) -> u64 {
+        self.files.reads()
+    }
+
+    /// Takes up what an earlier node knew. Without it files are read again, so a failure is only told.
+    pub fn recall(&self) {
+        match recall(&self.path, &self.files, &self.texts) {
+            Ok(found) => {
+                tracing::debug!(found, "took up what was known of files");
+                // It runs once.
+                let _ = self.recalled.set(());
+            }
+            Err(error) => {
+                tracing::warn!(path = %self.path.display(), %error, "cannot read what was known of files");
+            }
+        }
+    }
+
+    /// Writes down what is known. Without it the next node reads the files again, so a failure is only told.
+    pub fn record(&self, home: &Home) {
+        if self.recalled.get().is_none() {
+            return;
+        }
+        let recorded = record(&self.files, &self.texts)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| home.replace(&self.path, &bytes, 0o600).map_err(|error| error.to_string()));
+        if let Err(error) = recorded {
+            tracing::warn!(path = %self.path.display(), error, "what is known of files is not kept");
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
-struct Recollection {
+struct Recorded {
     files: Vec<(Box<[u8]>, Known)>,
     texts: Vec<Lasting>,
 }
@@ -42,12 +92,12 @@ struct Recollection {
 ///
 /// # Errors
 /// When packing fails.
-pub fn record(files: &Files, texts: &Texts) -> io::Result<Vec<u8>> {
+fn record(files: &Files, texts: &Texts) -> io::Result<Vec<u8>> {
     record_older(files, texts, WRITTEN_BACK)
 }
 
 fn record_older(files: &Files, texts: &Texts, unchanged: Duration) -> io::Result<Vec<u8>> {
-    let all = Recollection { files: files.lasting(unchanged), texts: texts.lasting(TEXT_BYTES_MAX) };
+    let all = Recorded { files: files.lasting(unchanged), texts: texts.lasting(TEXT_BYTES_MAX) };
     let bytes = postcard::to_stdvec(&all).map_err(io::Error::other)?;
     let packed = zstd::bulk::compress(&bytes, ZSTD_LEVEL)?;
     Ok([HEADER, Digest::of(&packed).as_bytes(), &packed].concat())
@@ -57,7 +107,7 @@ fn record_older(files: &Files, texts: &Texts, unchanged: Duration) -> io::Result
 ///
 /// # Errors
 /// When it is there and cannot be read.
-pub fn recall(path: &Path, files: &Files, texts: &Texts) -> io::Result<bool> {
+fn recall(path: &Path, files: &Files, texts: &Texts) -> io::Result<bool> {
     let mut bytes = Vec::new();
     match std::fs::File::open(path) {
         Ok(file) => file.take(BYTES_MAX).read_to_end(&mut bytes)?,
@@ -70,7 +120,7 @@ pub fn recall(path: &Path, files: &Files, texts: &Texts) -> io::Result<bool> {
     Ok(true)
 }
 
-fn unpack(bytes: &[u8]) -> Option<Recollection> {
+fn unpack(bytes: &[u8]) -> Option<Recorded> {
     let (sum, packed) = bytes.strip_prefix(HEADER)?.split_first_chunk::<32>()?;
     if Digest::of(packed).as_bytes() != sum {
         return None;
@@ -128,6 +178,19 @@ mod tests {
         let next = Files::default();
         assert!(recall(&path, &next, &Texts::default()).unwrap());
         assert!(is_read_again(dir.path(), &next));
+    }
+
+    #[test]
+    fn nothing_is_written_over_before_it_was_taken_up() {
+        let (dir, files, texts) = read_once();
+        let home = Home::open(dir.path()).unwrap();
+        let path = home.recollection_path();
+        let recollection = Recollection::new(path.clone(), Arc::new(files), Arc::new(texts));
+        recollection.record(&home);
+        assert!(!path.exists());
+        recollection.recall();
+        recollection.record(&home);
+        assert!(path.exists());
     }
 
     #[test]
