@@ -1,7 +1,9 @@
 //! Parts of the office's cache on three nodes over loopback QUIC; and a member that lies, and one that says nothing.
 
+mod common;
+
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,9 +11,8 @@ use std::{
 
 use barn_cache::{Limits, Store};
 use barn_mesh::{
-    Listen, Mesh, MeshConfig, MeshEvent, NoInvitations, RecvStream, RosterCell, SendStream,
+    Mesh, MeshEvent, RecvStream, SendStream,
     stream::{read_blob, read_frame, write_frame},
-    unix_now_s,
 };
 use barn_node::{
     config::{Share, Trust},
@@ -19,29 +20,21 @@ use barn_node::{
     worker::read_request,
 };
 use barn_protocol::{
-    Action, ActionRecord, ActionResult, Digest, Entry as TreeEntry, Identity, NodeId, Tree, TreePath,
+    Action, ActionRecord, ActionResult, Digest, Entry as TreeEntry, NodeId, Tree,
     action::{Blob, Output, OutputFile},
     dht::{Answer, Entry},
     identity::SignedBytes,
     limits::BLOB_BYTES_MAX,
-    roster::{Capabilities, Member, Roster},
     wire::{Bytes, OutputsReply, Request},
 };
+use common::{identity, mesh, path, roster};
 use tokio::sync::mpsc;
 
 /// Longest wait on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn identity(seed: u8) -> Identity {
-    Identity::from_seed(&[seed; 32])
-}
-
 fn id(seed: u8) -> NodeId {
     identity(seed).id()
-}
-
-fn path(text: &str) -> TreePath {
-    TreePath::new(text).unwrap()
 }
 
 fn action(name: &str) -> Action {
@@ -68,26 +61,6 @@ fn result(object: &[u8]) -> ActionResult {
 
 fn record(action: &Action, object: &[u8], producer: NodeId) -> ActionRecord {
     ActionRecord { key: action.key(), result: result(object), producer, sandboxed: true, epoch: 1 }
-}
-
-fn roster() -> RosterCell {
-    let admin = identity(200);
-    let member =
-        |seed| Member { id: id(seed), name: format!("node-{seed}"), capabilities: Capabilities::OFFICE };
-    let roster = Roster::found(&admin, member(1), unix_now_s(), 3600);
-    let roster = [2, 3].iter().fold(roster, |roster, seed| roster.with(member(*seed), unix_now_s()).unwrap());
-    RosterCell::new(Some(roster.sign(&admin).unwrap()), |_| Ok(()))
-}
-
-async fn mesh(seed: u8, peers: &[SocketAddr]) -> (Mesh, mpsc::Receiver<MeshEvent>) {
-    let config = MeshConfig {
-        identity: identity(seed),
-        listen: Listen { ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), port: 0, fixed: false },
-        peers: peers.to_vec(),
-        mdns: false,
-        admitter: Arc::new(NoInvitations),
-    };
-    Mesh::start(config, roster()).await.unwrap()
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {

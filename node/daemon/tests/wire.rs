@@ -1,18 +1,14 @@
 //! A worker over loopback QUIC, spoken to frame by frame: what it remembers, asks for, and lets wait. The compiler is
 //! a shell, in the real sandbox.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+mod common;
+
+use std::{path::Path, sync::Arc, time::Duration};
 
 use barn_cache::{Limits, Store};
 use barn_mesh::{
-    Listen, Mesh, MeshConfig, MeshEvent, NoInvitations, RecvStream, RosterCell, SendStream,
+    Mesh, MeshEvent, RecvStream, SendStream,
     stream::{read_blob, read_frame, write_blob, write_frame},
-    unix_now_s,
 };
 use barn_node::{
     home::Home,
@@ -20,30 +16,18 @@ use barn_node::{
     worker::{Parts, Shelf, Worker, read_request},
 };
 use barn_protocol::{
-    Action, ActionRecord, ActionResult, Digest, Entry, Identity, NodeId, Toolchain, Tree, TreePath,
+    Action, ActionRecord, ActionResult, Digest, Entry, NodeId, Toolchain, Tree,
     action::{Output, RECORD_CONTEXT},
     delta::TreeForm,
-    roster::{Capabilities, Member, Roster},
     wire::{Decline, INLINE_BYTES_MAX, Request, Run, RunDone, RunReply},
 };
 use barn_sandbox::{Config, Sandbox};
+use common::{identity, member, mesh, path};
 
 /// Longest wait for a frame on a machine under load.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Long enough for a frame that must not come.
 const QUIET: Duration = Duration::from_millis(300);
-
-fn identity(seed: u8) -> Identity {
-    Identity::from_seed(&[seed; 32])
-}
-
-fn member(seed: u8) -> Member {
-    Member { id: identity(seed).id(), name: format!("node-{seed}"), capabilities: Capabilities::OFFICE }
-}
-
-fn path(text: &str) -> TreePath {
-    TreePath::new(text).unwrap()
-}
 
 fn file(bytes: &[u8], executable: bool) -> Entry {
     Entry::File { digest: Digest::of(bytes), size: bytes.len() as u64, executable }
@@ -64,21 +48,6 @@ fn shell(store: &Store, others: &[&str]) -> Toolchain {
         tree,
         search_path: vec![path("/bin")],
     }
-}
-
-async fn mesh(seed: u8, peers: &[std::net::SocketAddr]) -> (Mesh, tokio::sync::mpsc::Receiver<MeshEvent>) {
-    let admin = identity(200);
-    let roster = Roster::found(&admin, member(1), unix_now_s(), 3600);
-    let roster = [2, 3].iter().fold(roster, |roster, seed| roster.with(member(*seed), unix_now_s()).unwrap());
-    let cell = RosterCell::new(Some(roster.sign(&admin).unwrap()), |_| Ok(()));
-    let config = MeshConfig {
-        identity: identity(seed),
-        listen: Listen { ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), port: 0, fixed: false },
-        peers: peers.to_vec(),
-        mdns: false,
-        admitter: Arc::new(NoInvitations),
-    };
-    Mesh::start(config, cell).await.unwrap()
 }
 
 /// A worker with one slot (node 1), and two requesters (nodes 2 and 3).
