@@ -91,8 +91,7 @@ impl BuildEntry {
     /// What is listed of an action with this result, of which `side_outputs` are debug information beside the object.
     pub fn of(key: ActionKey, toolchain: u32, result: &ActionResult, side_outputs: u64) -> Self {
         let sum = |sizes: &mut dyn Iterator<Item = u64>| sizes.fold(0, u64::saturating_add);
-        let sides = |output: u32| side_outputs.checked_shr(output).is_some_and(|bits| bits & 1 == 1);
-        let mut side_sizes = result.outputs.iter().filter(|o| sides(o.output)).map(|o| o.size);
+        let mut side_sizes = result.outputs.iter().filter(|o| is_set(side_outputs, o.output)).map(|o| o.size);
         Self {
             key,
             toolchain,
@@ -105,8 +104,12 @@ impl BuildEntry {
 
     /// Whether an output, by its index, is debug information beside the object.
     pub fn is_side(&self, output: u32) -> bool {
-        self.side_outputs.checked_shr(output).is_some_and(|bits| bits & 1 == 1)
+        is_set(self.side_outputs, output)
     }
+}
+
+fn is_set(bits: u64, place: u32) -> bool {
+    bits.checked_shr(place).is_some_and(|bits| bits & 1 == 1)
 }
 
 /// What a build needed, in the order in which it was first asked for.
