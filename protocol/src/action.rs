@@ -158,11 +158,7 @@ impl ActionResult {
     /// # Errors
     /// When it names outputs that were not asked for, lacks one, or is over the limits.
     pub fn check(&self, action: &Action) -> Result<(), ResultError> {
-        if self.outputs.len() > OUTPUTS_MAX
-            || self.stdout.size > STDIO_BYTES_MAX
-            || self.stderr.size > STDIO_BYTES_MAX
-            || self.outputs.iter().map(|o| o.size).fold(0, u64::saturating_add) > OUTPUTS_BYTES_MAX
-        {
+        if !self.is_within_limits() {
             return Err(ResultError::TooLarge);
         }
         if !self.outputs.is_sorted_by(|a, b| a.output < b.output)
@@ -177,6 +173,14 @@ impl ActionResult {
             Some((_, output)) if self.exit_code == 0 => Err(ResultError::Missing(output.path.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a foreign result may be looked at at all, whatever its action.
+    pub fn is_within_limits(&self) -> bool {
+        self.outputs.len() <= OUTPUTS_MAX
+            && self.stdout.size <= STDIO_BYTES_MAX
+            && self.stderr.size <= STDIO_BYTES_MAX
+            && self.outputs.iter().map(|o| o.size).fold(0, u64::saturating_add) <= OUTPUTS_BYTES_MAX
     }
 
     /// The blobs that are sent, which are those that are not empty; `true` for those that travel inside the frame

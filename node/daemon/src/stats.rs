@@ -149,6 +149,11 @@ impl Stats {
         self.lock().clone()
     }
 
+    /// How many calls there were.
+    pub fn calls(&self) -> u64 {
+        self.lock().requests.total
+    }
+
     /// Starts all counters at zero.
     pub fn zero(&self) {
         *self.lock() = Counters::default();

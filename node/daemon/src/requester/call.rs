@@ -9,6 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use barn_compilers::{Compile, Family, Invocation, classify, detect::guess, environment::Environment};
@@ -51,6 +52,8 @@ pub struct Call {
     pub cache_only: Option<String>,
     /// The archive's compiler that runs elsewhere in the place of `program`.
     pub stand_in: Option<StandIn>,
+    /// When it came.
+    pub arrived: Instant,
 }
 
 /// What a call turned out to be.
@@ -246,8 +249,18 @@ fn call(
         inputs: Arc::default(),
         outputs,
     };
-    let argv0 = request.argv.first().cloned().unwrap_or_default();
-    Ok(Call { argv0, program, cwd, env, compile, stem, output_names, cache_only: None, stand_in: None })
+    Ok(Call {
+        argv0: request.argv.first().cloned().unwrap_or_default(),
+        program,
+        cwd,
+        env,
+        compile,
+        stem,
+        output_names,
+        cache_only: None,
+        stand_in: None,
+        arrived: Instant::now(),
+    })
 }
 
 fn odd(what: &str, bytes: &[u8]) -> Unknown {

@@ -60,6 +60,7 @@ use crate::{
     blobs::Arrived,
     history::History,
     office_cache::{Mark, OfficeCache},
+    prefetch::Recorder,
     stats::Stats,
     toolchain::{
         ToolchainIndex,
@@ -119,6 +120,8 @@ pub struct Requester {
     pub writers: Arc<Writers>,
     /// Results that are not in the store yet.
     pub keeper: Arc<Keeper>,
+    /// What builds need, if that is recorded.
+    pub builds: Arc<Recorder>,
     /// How inputs are found.
     pub finder: IncludeScan,
     /// The counters.
@@ -195,6 +198,9 @@ impl Requester {
         if let Some(StandIn { name, driver, .. }) = &call.stand_in {
             story.tell(format!("elsewhere {driver} of {name} stands in for {}", call.program.display()));
         }
+        if let Some(why) = self.builds.obstacle(&call) {
+            story.tell(format!("not recorded for prefetch: {why}"));
+        }
         let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
         let (looked_up, direct) = match self.look_up(&call).await {
             Ok(found) => found,
@@ -221,6 +227,9 @@ impl Requester {
         let known = prepared.clone();
         let stored = tokio::task::spawn_blocking(move || {
             let done = this.stored(&known.call, &known.key)?;
+            if known.may_be_shared() {
+                this.builds.note_stored(&this.store, &known.call, &known.key);
+            }
             if this.changed(&known).is_none() {
                 this.remember_manifest(&known);
             }
@@ -284,6 +293,10 @@ impl Requester {
             match manifest.broken_by(&mut look) {
                 None => {
                     direct.hit = self.stored(call, &manifest.action);
+                    // A manifest is kept only of inputs that are completely known.
+                    if direct.hit.is_some() {
+                        self.builds.note_stored(&self.store, call, &manifest.action);
+                    }
                     break;
                 }
                 Some(why) => direct.broken.push(why),
@@ -296,7 +309,9 @@ impl Requester {
     fn stored(&self, call: &Call, key: &ActionKey) -> Option<Done> {
         let record = self.store.record(key)?;
         let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
-        if record.key != *key || record.result.exit_code != 0 {
+        // What was prefetched came without its action.
+        let is_of_call = record.key == *key && record.result.check(&call.stem).is_ok();
+        if !is_of_call || record.result.exit_code != 0 {
             return None;
         }
         self.done(&call.stem.outputs, call, &record.result)
@@ -390,6 +405,9 @@ impl Requester {
             let source = &error as &dyn std::error::Error;
             tracing::warn!(error = source, "a result was not stored");
             return Err(error.to_string());
+        }
+        if prepared.may_be_shared() {
+            self.builds.note(&prepared.call, &prepared.key, result);
         }
         self.remember_manifest(prepared);
         Ok(())

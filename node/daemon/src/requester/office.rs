@@ -64,7 +64,11 @@ impl Requester {
     /// Another compile of this machine has just put it into the store.
     async fn made_meanwhile(self: &Arc<Self>, prepared: &Arc<Prepared>, story: &mut Story) -> Option<Answer> {
         let (this, known) = (self.clone(), prepared.clone());
-        let stored = tokio::task::spawn_blocking(move || this.stored(&known.call, &known.key));
+        let stored = tokio::task::spawn_blocking(move || {
+            let done = this.stored(&known.call, &known.key)?;
+            this.builds.note_stored(&this.store, &known.call, &known.key);
+            Some(done)
+        });
         let done = stored.await.ok().flatten()?;
         story.tell("waited for another compile of this machine that made it".to_owned());
         self.stats.count(|c| c.hits.local += 1);
