@@ -97,18 +97,15 @@ fn is_listed(listed: &BTreeSet<Vec<u8>>, path: &[u8]) -> bool {
 
 /// A path as an observer names it: absolute, without `.`, and with `..` taken where it leads.
 pub(super) fn normal(path: &[u8], look: &mut Look<'_>) -> Vec<u8> {
-    let (directory, name) = path.split_at(path.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1));
-    let leads_up = directory.split(|&b| b == b'/').any(|part| part == b"..");
-    if leads_up && let Ok(Place::Directory(real)) = look.at(directory) {
-        let mut whole = look.directory_path(real).to_vec();
-        if !name.is_empty() {
-            whole.push(b'/');
-            whole.extend_from_slice(name);
-        }
-        return whole;
-    }
-    let mut whole = if path.first() == Some(&b'/') { Vec::new() } else { look.cwd().to_vec() };
-    for part in path.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")) {
+    // Up to the last `..`, which is there although what follows may not be.
+    let up = path.windows(3).rposition(|part| part == b"../").filter(|&at| at == 0 || path[at - 1] == b'/');
+    let (directory, rest) = path.split_at(up.map_or(0, |at| at + 3));
+    let (mut whole, rest) = match look.at(directory) {
+        Ok(Place::Directory(real)) if !directory.is_empty() => (look.directory_path(real).to_vec(), rest),
+        _ if path.first() == Some(&b'/') => (Vec::new(), path),
+        _ => (look.cwd().to_vec(), path),
+    };
+    for part in rest.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")) {
         whole.push(b'/');
         whole.extend_from_slice(part);
     }
@@ -194,6 +191,8 @@ mod tests {
             ("./a//x.h", "a/x.h"),
             ("a/b/../x.h", "a/x.h"),
             ("a/b/../", "a"),
+            ("a/b/../gone/x.h", "a/gone/x.h"),
+            ("a/b/../b/../x../y.h", "a/x../y.h"),
             ("a/b/", "a/b"),
         ] {
             let whole = root.join(named).into_os_string().into_encoded_bytes();
