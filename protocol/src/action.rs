@@ -8,6 +8,7 @@ use crate::{
     canonical::Canonical,
     digest::Digest,
     identity::{NodeId, SignedBytes},
+    keys::domain,
     limits::{ARGV_BYTES_MAX, OUTPUTS_BYTES_MAX, OUTPUTS_MAX, STDIO_BYTES_MAX},
     path::TreePath,
     tree::Tree,
@@ -63,9 +64,9 @@ impl fmt::Debug for ActionKey {
 }
 
 impl Action {
-    /// The action's key; see `docs/protocol.md` for the encoding.
+    /// The action's key; see `docs/cache-key.md` for the encoding.
     pub fn key(&self) -> ActionKey {
-        let mut encoder = Canonical::new("barnraise action v1");
+        let mut encoder = Canonical::new(domain::ACTION);
         encoder.digest(&self.toolchain).bytes(self.program.as_bytes());
         encoder.sequence(&self.argv, |e, arg| {
             e.bytes(arg);

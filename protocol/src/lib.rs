@@ -1,7 +1,7 @@
 //! Types, canonical encoding, keys and sans-IO state machines of the mesh.
 //!
 //! Everything two machines must agree on lives here: what an action is and how its key is computed
-//! ([`action`], [`canonical`]), who may take part ([`identity`], [`roster`], [`invite`]), what is said over
+//! ([`action`], [`canonical`], [`keys`]), who may take part ([`identity`], [`roster`], [`invite`]), what is said over
 //! the network ([`wire`], [`delta`], [`known`], [`advert`]), and the decisions every node takes by itself ([`membership`],
 //! [`placement`], [`transfer`], [`dht`], [`prefetch`]).
 //!
@@ -17,6 +17,7 @@ pub mod digest;
 pub mod front;
 pub mod identity;
 pub mod invite;
+pub mod keys;
 pub mod known;
 pub mod limits;
 pub mod membership;

@@ -22,6 +22,7 @@ mod manifest;
 pub mod obstacle;
 mod office;
 mod place;
+mod plain;
 pub mod recollection;
 mod remote;
 pub mod sight;
@@ -140,18 +141,42 @@ struct Prepared {
     claim: Arc<Claim>,
     /// Others in the office may wait for it.
     mark: OnceLock<Arc<Mark>>,
+    /// The same compile for a standard error that is no terminal, if that is another action.
+    plain: Option<Arc<Prepared>>,
+    /// Whether a result serves only if the compiler said nothing.
+    only_quiet: bool,
+}
+
+/// Under which names the manifests of a call are kept.
+struct Names {
+    own: Digest,
+    /// Those of its plain form, if it has one.
+    plain: Option<Digest>,
 }
 
 impl Prepared {
-    fn new(call: Arc<Call>, manifest_key: Digest, inputs: Inputs, claim: Arc<Claim>) -> Self {
+    fn new(call: Arc<Call>, names: Names, inputs: Inputs, claim: Arc<Claim>) -> Self {
         let mut action = call.stem.clone();
         action.inputs = inputs.tree.clone();
-        Self { key: action.key(), action, manifest_key, inputs, call, claim, mark: OnceLock::new() }
+        let plain = names.plain.and_then(|key| Self::plain(&call, key, &inputs, &claim));
+        Self {
+            key: action.key(),
+            action,
+            manifest_key: names.own,
+            inputs,
+            call,
+            claim,
+            mark: OnceLock::new(),
+            plain,
+            only_quiet: false,
+        }
     }
 
     /// The same compile with other inputs.
     fn with(&self, inputs: Inputs) -> Self {
-        Self::new(self.call.clone(), self.manifest_key, inputs, self.claim.clone())
+        let names =
+            Names { own: self.manifest_key, plain: self.plain.as_ref().map(|plain| plain.manifest_key) };
+        Self::new(self.call.clone(), names, inputs, self.claim.clone())
     }
 
     /// Whether its result is the same on every machine: all that it depends on is in the key.
@@ -208,10 +233,20 @@ impl Requester {
         };
         if let Some(done) = direct.hit {
             self.count_call(&call);
+            self.stats.count(|c| c.hits.direct += 1);
             story.tell("hit in this machine's store: the include manifest holds".to_owned());
             return self.hit(&call, done, claim, story);
         }
         direct.broken.iter().for_each(|why| story.tell(format!("an include manifest does not hold: {why}")));
+        let (plain, quiet) = self.quiet_direct(&call).await;
+        if let Some(done) = quiet {
+            self.count_call(&call);
+            self.stats.count(|c| c.hits.direct += 1);
+            story.tell(
+                "hit in this machine's store: the include manifest holds, and nothing was said".to_owned(),
+            );
+            return self.hit(&call, done, claim, story);
+        }
         let finding = self.dispatch.finding().await;
         let inputs = match self.finder.find(call.clone()).await {
             Ok(inputs) => inputs,
@@ -221,15 +256,15 @@ impl Requester {
             story.tell(format!("asked the compiler what it includes: {} ({})", why.detail, why.name));
         }
         self.count_call(&call);
-        let prepared = Arc::new(Prepared::new(call, looked_up, inputs, claim));
+        let names = Names { own: looked_up, plain };
+        let prepared = Arc::new(Prepared::new(call, names, inputs, claim));
         story.tell(format!("found {} inputs; action {}", prepared.inputs.witnesses.len(), prepared.key));
         let this = self.clone();
         let known = prepared.clone();
         let stored = tokio::task::spawn_blocking(move || {
-            let done = this.stored(&known.call, &known.key)?;
-            if known.may_be_shared() {
-                this.builds.note_stored(&this.store, &known.call, &known.key);
-            }
+            let Some(done) = this.stored_for(&known) else {
+                return this.quiet_stored(&known);
+            };
             if this.changed(&known).is_none() {
                 this.remember_manifest(&known);
             }
@@ -241,7 +276,11 @@ impl Requester {
         }
         // Whoever waits for others does not keep this machine's searches waiting.
         drop(finding);
-        if let Some(answer) = self.from_office(&prepared, &mut story).await {
+        let mut answer = self.quiet_from_office(&prepared, &mut story).await;
+        if answer.is_none() {
+            answer = self.from_office(&prepared, &mut story).await;
+        }
+        if let Some(answer) = answer {
             story.end("hit");
             return answer;
         }
@@ -303,6 +342,18 @@ impl Requester {
             }
         }
         direct
+    }
+
+    /// The stored result that serves a prepared compile; its build has needed it.
+    fn stored_for(&self, prepared: &Prepared) -> Option<Done> {
+        let done = self.stored(&prepared.call, &prepared.key)?;
+        if prepared.only_quiet && !done.is_quiet() {
+            return None;
+        }
+        if prepared.may_be_shared() {
+            self.builds.note_stored(&self.store, &prepared.call, &prepared.key);
+        }
+        Some(done)
     }
 
     /// The stored result of an action, if it is whole.
@@ -410,6 +461,7 @@ impl Requester {
             self.builds.note(&prepared.call, &prepared.key, result);
         }
         self.remember_manifest(prepared);
+        self.share_if_quiet(prepared, result);
         Ok(())
     }
 
@@ -435,10 +487,15 @@ impl Requester {
     }
 
     fn remember_manifest(&self, prepared: &Prepared) {
+        self.put_manifest(prepared, prepared.key);
+    }
+
+    /// Lets the call's next manifest lead to `action`.
+    fn put_manifest(&self, prepared: &Prepared, action: ActionKey) {
         if !prepared.inputs.complete {
             return;
         }
-        let manifest = prepared.inputs.manifest(prepared.key);
+        let manifest = prepared.inputs.manifest(action);
         let toolchain = &prepared.action.toolchain;
         if let Err(error) = self.store.put_manifest(&prepared.manifest_key, toolchain, &manifest.encode()) {
             let source = &error as &dyn std::error::Error;
