@@ -15,7 +15,7 @@ use crate::{
     offers::Offers,
     office_cache::{self, OfficeCache},
     requester::{
-        Carrier, Requester,
+        Carrier, HeldManifests, Requester,
         dispatch::Dispatch,
         files::Files,
         inputs::{scan::IncludeScan, texts::Texts},
@@ -155,6 +155,7 @@ async fn start(
         locales: Locales::default(),
         files: files.clone(),
         sight: sight.clone(),
+        held: HeldManifests::default(),
         writers: Arc::default(),
         keeper: Arc::default(),
         finder: IncludeScan::new(files, sight, texts, stats.clone(), cores as usize + 1),

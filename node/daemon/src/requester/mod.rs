@@ -14,6 +14,7 @@ mod call;
 pub mod dialects;
 pub mod dispatch;
 pub mod files;
+mod held;
 pub mod inputs;
 pub mod keep;
 pub mod layout;
@@ -45,6 +46,8 @@ pub use call::Call;
 use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
 use files::Files;
+use held::Held;
+pub(crate) use held::HeldManifests;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 use keep::{Keep, Keeper};
 pub use local::LocalRun;
@@ -115,6 +118,8 @@ pub struct Requester {
     pub files: Arc<Files>,
     /// What directories hold.
     pub sight: Arc<Sight>,
+    /// Manifests that held lately.
+    pub(crate) held: HeldManifests,
     /// Who writes which output now.
     pub writers: Arc<Writers>,
     /// Results that are not in the store yet.
@@ -163,22 +168,35 @@ impl Requester {
         self.stats.count(|c| c.requests.total += 1);
         let mut story = Story::begin(&request, self.history.clone());
         let this = self.clone();
-        let understand = move || {
-            let Self { toolchains, stand_ins, locales, .. } = &*this;
-            understand(&request, Compilers { toolchains, stand_ins, locales })
-        };
-        let understood = tokio::task::spawn_blocking(understand).await;
-        match understood {
-            Ok(Understood::Call(call)) => self.answer_compile(Arc::new(*call), story).await,
-            Ok(Understood::Other(what)) => {
+        // A hit is found in one go: every change of threads costs about as much as opening a file.
+        let first = tokio::task::spawn_blocking(move || this.look_first(&request)).await;
+        match first {
+            Ok(First::Compile(looked)) => self.answer_compile(looked, story).await,
+            Ok(First::Other(what)) => {
                 self.stats.count(|c| c.requests.other += 1);
                 story.tell(format!("no compile ({what}): the wrapper became the compiler"));
                 story.end("uncached");
                 Answer::Exec
             }
-            Ok(Understood::Local(reason)) => self.exec(story, &reason),
+            Ok(First::Local(reason)) => self.exec(story, &reason),
             Err(_) => self.exec(story, &Unknown::because(Obstacle::Internal, "the classification panicked")),
         }
+    }
+
+    /// Understands a call, and looks whether its result is here. Blocks on the disk.
+    fn look_first(&self, request: &barn_wrapper::messages::Request) -> First {
+        let Self { toolchains, stand_ins, locales, .. } = self;
+        let call = match understand(request, Compilers { toolchains, stand_ins, locales }) {
+            Understood::Call(call) => Arc::new(*call),
+            Understood::Other(what) => return First::Other(what),
+            Understood::Local(reason) => return First::Local(reason),
+        };
+        let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
+        let looked_up = self.manifest_key(&call).map(|key| {
+            let direct = self.keeper.is_settled(&key).then(|| self.direct(&call, &key));
+            (key, direct)
+        });
+        First::Compile(Looked { call, claim, looked_up })
     }
 
     /// Lets the wrapper become the compiler, counting why.
@@ -190,13 +208,13 @@ impl Requester {
         Answer::Exec
     }
 
-    async fn answer_compile(self: &Arc<Self>, call: Arc<Call>, mut story: Story) -> Answer {
+    async fn answer_compile(self: &Arc<Self>, looked: Looked, mut story: Story) -> Answer {
+        let Looked { call, claim, looked_up } = looked;
         story.about(&call);
         if let Some(StandIn { name, driver, .. }) = &call.stand_in {
             story.tell(format!("elsewhere {driver} of {name} stands in for {}", call.program.display()));
         }
-        let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
-        let (looked_up, direct) = match self.look_up(&call).await {
+        let (looked_up, direct) = match self.look_up(&call, looked_up).await {
             Ok(found) => found,
             Err(reason) => return self.exec(story, &reason),
         };
@@ -256,16 +274,20 @@ impl Requester {
     }
 
     /// The name of the call's manifests, and what they give; what is being kept under it is waited for.
-    async fn look_up(self: &Arc<Self>, call: &Arc<Call>) -> Result<(Digest, Direct), Unknown> {
-        let panicked = |_| Unknown::because(Obstacle::Internal, "the look-up panicked");
-        let (this, known) = (self.clone(), call.clone());
-        let key =
-            tokio::task::spawn_blocking(move || this.manifest_key(&known)).await.map_err(panicked)??;
+    async fn look_up(
+        self: &Arc<Self>,
+        call: &Arc<Call>,
+        looked_up: Result<(Digest, Option<Direct>), Unknown>,
+    ) -> Result<(Digest, Direct), Unknown> {
+        let key = match looked_up? {
+            (key, Some(direct)) => return Ok((key, direct)),
+            (key, None) => key,
+        };
         self.keeper.settle(&key).await;
         let (this, known) = (self.clone(), call.clone());
-        let direct =
-            tokio::task::spawn_blocking(move || this.direct(&known, &key)).await.map_err(panicked)?;
-        Ok((key, direct))
+        let direct = tokio::task::spawn_blocking(move || this.direct(&known, &key)).await;
+        let panicked = |_| Unknown::because(Obstacle::Internal, "the look-up panicked");
+        Ok((key, direct.map_err(panicked)?))
     }
 
     fn manifest_key(&self, call: &Call) -> Result<Digest, Unknown> {
@@ -278,12 +300,16 @@ impl Requester {
 
     /// Looks for a manifest that holds.
     fn direct(&self, call: &Call, key: &Digest) -> Direct {
+        if let Some(done) = self.as_before(call, key) {
+            return Direct { hit: Some(done), broken: Vec::new() };
+        }
         let mut direct = Direct::default();
         let mut look = Look::new(&self.sight, &self.files, &call.cwd);
-        for manifest in self.store.manifests(key).iter().filter_map(|bytes| Manifest::decode(bytes)) {
+        for bytes in self.store.manifests(key) {
+            let Some(manifest) = Manifest::decode(&bytes) else { continue };
             match manifest.broken_by(&mut look) {
                 None => {
-                    direct.hit = self.stored(call, &manifest.action);
+                    direct.hit = self.through(call, key, manifest.action, &bytes, &look);
                     break;
                 }
                 Some(why) => direct.broken.push(why),
@@ -292,14 +318,48 @@ impl Requester {
         direct
     }
 
+    /// What a manifest led to before, if nothing has changed since.
+    fn as_before(&self, call: &Call, key: &Digest) -> Option<Done> {
+        let held = self.held.get(key)?;
+        let done = held
+            .holds(key, &self.store, self.roster.epoch())
+            .then(|| self.done(&call.stem.outputs, call, &held.result));
+        done.flatten().or_else(|| {
+            self.held.forget(key);
+            None
+        })
+    }
+
+    /// The stored result of the action that a manifest names, which is these bytes and holds, as `look` saw.
+    fn through(
+        &self,
+        call: &Call,
+        key: &Digest,
+        action: ActionKey,
+        bytes: &[u8],
+        look: &Look<'_>,
+    ) -> Option<Done> {
+        let epoch = self.roster.epoch();
+        let record = self.store.record_place(&action)?;
+        let result = self.recorded(&action)?;
+        let done = self.done(&call.stem.outputs, call, &result)?;
+        if let Some(seen) = look.seen() {
+            let manifest = Digest::of(bytes);
+            self.held.remember(*key, Held { manifest, action, record, result, epoch, seen });
+        }
+        Some(done)
+    }
+
     /// The stored result of an action, if it is whole.
     fn stored(&self, call: &Call, key: &ActionKey) -> Option<Done> {
+        self.done(&call.stem.outputs, call, &self.recorded(key)?)
+    }
+
+    /// What the store says of an action.
+    fn recorded(&self, key: &ActionKey) -> Option<ActionResult> {
         let record = self.store.record(key)?;
         let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
-        if record.key != *key || record.result.exit_code != 0 {
-            return None;
-        }
-        self.done(&call.stem.outputs, call, &record.result)
+        (record.key == *key && record.result.exit_code == 0).then_some(record.result)
     }
 
     /// A result whose blobs are in the store, ready for the wrapper.
@@ -443,6 +503,23 @@ fn came_back(call: &Call, returned: &Returned) -> Option<Done> {
         outputs.push((written_as, of.size, arrived.open().ok()?));
     }
     Some(Done { stdout: returned.stdout.clone(), stderr: returned.stderr.clone(), outputs })
+}
+
+/// What can be said of a call before anybody is asked or waited for.
+enum First {
+    Compile(Looked),
+    /// No compile.
+    Other(&'static str),
+    /// A compile that cannot be cached.
+    Local(Unknown),
+}
+
+/// A compile whose result was looked for here.
+struct Looked {
+    call: Arc<Call>,
+    claim: Arc<Claim>,
+    /// The name of its manifests and what they gave; nothing yet if a result is being kept under that name.
+    looked_up: Result<(Digest, Option<Direct>), Unknown>,
 }
 
 /// What the look at include manifests gave.
