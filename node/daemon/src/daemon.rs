@@ -16,7 +16,7 @@ use crate::{
     office_cache::{self, OfficeCache},
     prefetch::{Recorder, Warmer},
     requester::{
-        Carrier, Requester,
+        Carrier, HeldManifests, Requester,
         dispatch::Dispatch,
         files::Files,
         inputs::{scan::IncludeScan, texts::Texts},
@@ -157,6 +157,7 @@ async fn start(
         locales: Locales::default(),
         files: files.clone(),
         sight: sight.clone(),
+        held: HeldManifests::default(),
         writers: Arc::default(),
         keeper: Arc::default(),
         builds: Arc::new(Recorder::open(identity.clone(), roster.clone(), setup.home.clone())),

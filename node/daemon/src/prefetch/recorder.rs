@@ -13,11 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use barn_cache::Store;
 use barn_compilers::SideKind;
 use barn_mesh::RosterCell;
 use barn_protocol::{
-    ActionKey, ActionRecord, ActionResult, Digest, Identity,
+    ActionKey, ActionResult, Digest, Identity,
     identity::SignedBytes,
     prefetch::{BuildEntry, BuildList, BuildName, ENTRIES_MAX, TOOLCHAINS_MAX},
 };
@@ -78,17 +77,8 @@ impl Recorder {
         }
     }
 
-    /// Notes what a call got from the store, if it is to be recorded; the caller knows that it may be shared.
-    pub(crate) fn note_stored(&self, store: &Store, call: &Call, key: &ActionKey) {
-        let Some(name) = self.name(call) else { return };
-        let record = store.record(key);
-        let record = record.and_then(|r| postcard::from_bytes::<ActionRecord>(r.unverified_payload()).ok());
-        if let Some(record) = record {
-            self.add(name, call, *key, &record.result);
-        }
-    }
-
-    /// Notes what was made for a call, likewise.
+    /// Notes what a call got from the store or what was made for it, if it is to be recorded; the caller knows that it may be
+    /// shared.
     pub(crate) fn note(&self, call: &Call, key: &ActionKey, result: &ActionResult) {
         if let Some(name) = self.name(call) {
             self.add(name, call, *key, result);

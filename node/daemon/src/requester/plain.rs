@@ -31,17 +31,9 @@ impl Requester {
         Some(manifest_key(&stem, &call.manifest_source(source.blob.digest)))
     }
 
-    /// The quiet result to which a plain manifest leads, and the name under which it was looked for.
-    pub(super) async fn quiet_direct(self: &Arc<Self>, call: &Arc<Call>) -> (Option<Digest>, Option<Done>) {
-        let (this, known) = (self.clone(), call.clone());
-        let looked = tokio::task::spawn_blocking(move || {
-            let key = this.plain_manifest_key(&known)?;
-            Some((key, this.direct(&known, &key).hit.filter(Done::is_quiet)))
-        });
-        match looked.await {
-            Ok(Some((key, done))) => (Some(key), done),
-            _ => (None, None),
-        }
+    /// The quiet result to which a plain manifest of this name leads.
+    pub(super) fn quiet_direct(&self, call: &Call, plain: &Digest) -> Option<Done> {
+        self.by_manifests(call, plain).hit.filter(Done::is_quiet)
     }
 
     /// The stored result of the plain action, if it was quiet.

@@ -98,7 +98,8 @@ fn is_listed(listed: &BTreeSet<Vec<u8>>, path: &[u8]) -> bool {
 /// A path as an observer names it: absolute, without `.`, and with `..` taken where it leads.
 pub(super) fn normal(path: &[u8], look: &mut Look<'_>) -> Vec<u8> {
     // Up to the last `..`, which is there although what follows may not be.
-    let up = path.windows(3).rposition(|part| part == b"../").filter(|&at| at == 0 || path[at - 1] == b'/');
+    let is_up = |at: &usize| path[*at..].starts_with(b"../") && (*at == 0 || path[at - 1] == b'/');
+    let up = (0..path.len()).rev().find(is_up);
     let (directory, rest) = path.split_at(up.map_or(0, |at| at + 3));
     let (mut whole, rest) = match look.at(directory) {
         Ok(Place::Directory(real)) if !directory.is_empty() => (look.directory_path(real).to_vec(), rest),
