@@ -164,14 +164,14 @@ fn print(title: &str, all: &[Contender]) {
     let bare = |what: fn(&Turn) -> f64| all.first().map(|bare| of(bare, what)).unwrap_or_default();
     for contender in all {
         let (walls, cpus) = (of(contender, |turn| turn.wall_ms), of(contender, |turn| turn.cpu_ms));
+        let over_bare = format!("{:.3}", walls.over(&bare(|turn| turn.wall_ms)));
         println!(
-            "{:15} {:8.2} {:8.2} {:8.2}   {:30} {}",
+            "{:15} {:8.2} {:8.2} {:8.2}   {over_bare:30} {:.3}",
             contender.name,
             walls.median(),
             cpus.median(),
             of(contender, |turn| turn.node_ms).median(),
-            format!("{:.3}", walls.over(&bare(|turn| turn.wall_ms))),
-            format!("{:.3}", cpus.over(&bare(|turn| turn.cpu_ms))),
+            cpus.over(&bare(|turn| turn.cpu_ms)),
         );
     }
 }
