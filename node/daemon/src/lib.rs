@@ -26,4 +26,5 @@ pub mod session;
 pub mod setup;
 pub mod stats;
 pub mod toolchain;
+pub mod trust;
 pub mod worker;

@@ -24,6 +24,7 @@ mod office;
 mod place;
 pub mod recollection;
 mod remote;
+mod shared;
 pub mod sight;
 mod story;
 mod tries;
@@ -41,6 +42,7 @@ use barn_protocol::{
     action::{Blob, Output},
     identity::SignedBytes,
 };
+use barn_wrapper::env_vars::BARN_TRUST;
 pub use call::Call;
 use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
@@ -66,6 +68,7 @@ use crate::{
         locale::Locales,
         stand_in::{StandIn, StandIns},
     },
+    trust::{Policy, UnknownTrust},
 };
 
 /// What the wrapper is told.
@@ -192,6 +195,9 @@ impl Requester {
 
     async fn answer_compile(self: &Arc<Self>, call: Arc<Call>, mut story: Story) -> Answer {
         story.about(&call);
+        if let Err((_, unknown)) = self.demanded(&call) {
+            story.tell(format!("BARN_TRUST: {unknown}: only what this machine made counts"));
+        }
         if let Some(StandIn { name, driver, .. }) = &call.stand_in {
             story.tell(format!("elsewhere {driver} of {name} stands in for {}", call.program.display()));
         }
@@ -206,6 +212,10 @@ impl Requester {
             return self.hit(&call, done, claim, story);
         }
         direct.broken.iter().for_each(|why| story.tell(format!("an include manifest does not hold: {why}")));
+        if let Some(answer) = self.from_shared_manifest(&call, looked_up, &claim, &mut story).await {
+            story.end("hit");
+            return answer;
+        }
         let finding = self.dispatch.finding().await;
         let inputs = match self.finder.find(call.clone()).await {
             Ok(inputs) => inputs,
@@ -292,14 +302,27 @@ impl Requester {
         direct
     }
 
-    /// The stored result of an action, if it is whole.
+    /// The stored result of an action, if it is whole and its maker believed.
     fn stored(&self, call: &Call, key: &ActionKey) -> Option<Done> {
         let record = self.store.record(key)?;
         let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
         if record.key != *key || record.result.exit_code != 0 {
             return None;
         }
+        if !self.office.believes_stored(&self.policy(call), &call.stem, &record) {
+            self.stats.count_named(|c| &mut c.fallbacks, "record-refused");
+            return None;
+        }
         self.done(&call.stem.outputs, call, &record.result)
+    }
+
+    /// Whose word counts for a call: the machine's setting, and what the build demands.
+    fn policy(&self, call: &Call) -> Policy {
+        self.demanded(call).unwrap_or_else(|(strictest, _)| strictest)
+    }
+
+    fn demanded(&self, call: &Call) -> Result<Policy, (Policy, UnknownTrust)> {
+        self.office.policy().demanded(call.env.get(BARN_TRUST.as_bytes()).map(Vec::as_slice))
     }
 
     /// A result whose blobs are in the store, ready for the wrapper.
@@ -370,9 +393,13 @@ impl Requester {
                 (self.office.clone(), record.clone(), prepared.action.toolchain);
             // Nobody waits for it; and nobody is told that it was given up before it is done.
             let mark = prepared.mark.get().cloned();
+            let manifest = office.has_listeners().then(|| self.shared_manifest(prepared));
             tokio::task::spawn_blocking(move || {
                 office.made(&record, toolchain);
                 drop(mark);
+                if let Some((key, signed)) = manifest {
+                    office.saw(&key, toolchain, &signed);
+                }
             });
         }
         Ok(())
