@@ -189,7 +189,7 @@ fn ask_in_vain(
         Ok::<_, Failure>(took)
     };
     // Each is first as often as the other.
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         let with = one(asks)?;
         Ok((with, one(keeps_to_itself)?))
     } else {
