@@ -3,7 +3,10 @@
 //! What is asked of others is bounded: the look-up by the state machine of the office's cache, the fetch by a time for its
 //! first frame and one for all of it. Whatever goes wrong, the compile goes on as if nothing had been found.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use barn_mesh::stream::{StreamError, read_frame, write_frame};
 use barn_protocol::{
@@ -38,10 +41,11 @@ impl Requester {
         if !prepared.may_be_shared() {
             return None;
         }
-        let policy = self.policy(&prepared.call);
+        let (policy, began) = (self.policy(&prepared.call), Instant::now());
         let found = match self.office.look_up(&policy, &prepared.action, prepared.key).await {
             LookedUp::Found(found) => found,
             LookedUp::Nothing(mark) => {
+                self.asked_in_vain(began.elapsed(), 1);
                 if let Some(mark) = mark {
                     let _ = prepared.mark.set(Arc::new(mark));
                 }
@@ -60,6 +64,14 @@ impl Requester {
         let keep =
             move |this: &Arc<Self>, found: &Found| this.keep(&known, &found.record.result, &found.signed);
         self.office_done(&prepared.call, &prepared.claim, *found, from, keep, story).await
+    }
+
+    /// Counts what asking cost; `done` if that was all of it.
+    pub(super) fn asked_in_vain(&self, waited: Duration, done: u64) {
+        self.stats.count(|c| {
+            c.lookups.in_vain += done;
+            c.lookups.microseconds += u64::try_from(waited.as_micros()).unwrap_or(0);
+        });
     }
 
     /// Another compile of this machine has just put it into the store.

@@ -13,7 +13,10 @@
 //! Whatever is wrong, the inputs are searched for as if there were no manifest. A manifest that was of use is kept as it was
 //! signed, so that it is judged again when it is used again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use barn_protocol::{
     Action, Digest, Entry, Tree, TreePath,
@@ -56,6 +59,21 @@ impl Requester {
         if !call.may_travel() {
             return None;
         }
+        let began = Instant::now();
+        let answer = self.by_shared_manifest(call, key, claim, story).await;
+        if answer.is_none() {
+            self.asked_in_vain(began.elapsed(), 0);
+        }
+        answer
+    }
+
+    async fn by_shared_manifest(
+        self: &Arc<Self>,
+        call: &Arc<Call>,
+        key: Digest,
+        claim: &Arc<Claim>,
+        story: &mut Story,
+    ) -> Option<Answer> {
         let policy = self.policy(call);
         for manifest in self.office.own_manifests(&policy, key).await {
             if let Held::Here(done) = self.holds_here(call, manifest.clone()).await {

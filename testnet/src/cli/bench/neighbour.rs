@@ -90,7 +90,7 @@ pub(in crate::cli) fn run(options: &Options) -> Result<(), Failure> {
     println!("{}", machine());
     println!("hosts          {} without quotas, cables of {MBIT} Mbit/s", office.hosts().len());
     let mut rows: Vec<Row> = KINDS.iter().map(|_| Row::default()).collect();
-    let mut asked: Vec<(f64, f64)> = Vec::new();
+    let mut asked: Vec<Asked> = Vec::new();
     let mut number = 0;
     // The first round is not counted: the machines read their headers then.
     for round in 0..=options.rounds {
@@ -103,8 +103,8 @@ pub(in crate::cli) fn run(options: &Options) -> Result<(), Failure> {
                 row.add(found);
             }
         }
-        let pair = ask_in_vain([reader, last], dir.path(), &mut number, options.units, round)?;
-        asked.extend((round > 0).then_some(pair));
+        let one = ask_in_vain([reader, last], dir.path(), &mut number, options.units, round)?;
+        asked.extend((round > 0).then_some(one));
     }
     print(&rows, &asked);
     Ok(())
@@ -173,14 +173,23 @@ fn read(host: &Host, dir: &Path, kind: &Kind, units: &[String]) -> Result<Read, 
     Ok(Read { neighbour_ms, own_ms, bytes, missed: usize::try_from(missed)? })
 }
 
-/// Compiles what nobody has, with and without asking; milliseconds for one.
+/// What a turn of misses gave, in milliseconds for one.
+struct Asked {
+    with_ms: f64,
+    without_ms: f64,
+    /// What the node says it waited.
+    waited_ms: f64,
+}
+
+/// Compiles what nobody has, with and without asking.
 fn ask_in_vain(
     hosts: [&Host; 2],
     dir: &Path,
     number: &mut usize,
     count: usize,
     round: usize,
-) -> Result<(f64, f64), Failure> {
+) -> Result<Asked, Failure> {
+    let before = Counts::of(hosts[0])?;
     let [asks, keeps_to_itself] = hosts;
     let mut one = |host: &Host| {
         let units = units(dir, &KINDS[0], number, count)?;
@@ -189,13 +198,19 @@ fn ask_in_vain(
         Ok::<_, Failure>(took)
     };
     // Each is first as often as the other.
-    if round.is_multiple_of(2) {
+    let (with_ms, without_ms) = if round.is_multiple_of(2) {
         let with = one(asks)?;
-        Ok((with, one(keeps_to_itself)?))
+        (with, one(keeps_to_itself)?)
     } else {
         let without = one(keeps_to_itself)?;
-        Ok((one(asks)?, without))
+        (one(asks)?, without)
+    };
+    let lookups = Counts::of(asks)?.since(&before).lookups;
+    if lookups.in_vain != count as u64 {
+        return Err(format!("{} of {count} compiles asked in vain", lookups.in_vain).into());
     }
+    let waited_ms = lookups.microseconds as f64 / 1e3 / count as f64;
+    Ok(Asked { with_ms, without_ms, waited_ms })
 }
 
 impl Row {
@@ -210,7 +225,7 @@ impl Row {
     }
 }
 
-fn print(rows: &[Row], asked: &[(f64, f64)]) {
+fn print(rows: &[Row], asked: &[Asked]) {
     println!(
         "\n{:24} {:>26} {:>24} {:>13} {:>12} {:>8}",
         "hit", "from a neighbour, ms", "from the own store", "difference", "transfer", "missed"
@@ -229,8 +244,12 @@ fn print(rows: &[Row], asked: &[(f64, f64)]) {
             row.missed
         );
     }
-    let (with, without): (Vec<f64>, Vec<f64>) = asked.iter().copied().unzip();
-    let more: Figures = with.iter().zip(&without).map(|(with, without)| with - without).collect();
-    let (with, without): (Figures, Figures) = (with.into_iter().collect(), without.into_iter().collect());
-    println!("\nnobody has it: {with} ms asking, {without} ms not asking, difference {more} ms");
+    let of = |what: fn(&Asked) -> f64| asked.iter().map(what).collect::<Figures>();
+    println!(
+        "\nnobody has it: {} ms asking, {} ms not asking, difference {} ms; by the node's clock {} ms were waited",
+        of(|one| one.with_ms),
+        of(|one| one.without_ms),
+        of(|one| one.with_ms - one.without_ms),
+        of(|one| one.waited_ms)
+    );
 }
