@@ -8,6 +8,7 @@
 //! Invariant: nobody's build waits for the network here; a look-up ends by the clock of the state machine.
 
 mod backlog;
+mod bulk;
 mod gates;
 mod kept;
 mod offers;
@@ -39,6 +40,7 @@ use barn_protocol::{
     identity::SignedBytes,
     wire::{self, Request},
 };
+pub use bulk::{Bulk, Seen};
 use gates::Gates;
 use kept::Kept;
 use records::Authentic;
@@ -250,7 +252,7 @@ impl OfficeCache {
         let entry_key = EntryKey::record(&key);
         let own = if self.may_keep(entry_key) { self.kept(entry_key).await } else { None };
         let own = match own {
-            Some(Kept { entry, holders }) => match self.judge(policy, action, key, [&entry]) {
+            Some(Kept { entry, holders }) => match self.judge(policy, action, key, &entry) {
                 Ok(believed) => {
                     let found = Found::of(believed, policy, entry, holders, self.parts.self_id);
                     return LookedUp::Found(found);
@@ -268,7 +270,7 @@ impl OfficeCache {
                     all.join(own);
                     all
                 });
-                match self.judge(policy, action, key, [&entry]) {
+                match self.judge(policy, action, key, &entry) {
                     Ok(believed) => LookedUp::Found(Found::of(believed, policy, entry, holders, owner)),
                     Err(why) => LookedUp::Refused(why),
                 }

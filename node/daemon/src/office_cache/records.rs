@@ -139,17 +139,16 @@ pub(super) struct Judge<'a> {
 impl Judge<'_> {
     /// The statements that are believed, in the order in which they became so, at most `enough` and no two that agree; of
     /// those that say what `is_meant`.
-    pub(super) fn believed<'e, T: Statement>(
+    pub(super) fn believed<T: Statement>(
         &self,
-        entries: impl IntoIterator<Item = &'e Entry>,
+        entry: &Entry,
         enough: usize,
         is_meant: impl Fn(&T) -> bool,
     ) -> Result<Vec<Authentic<T>>, Refused> {
         let (mut known, mut refused) = (Vec::<Authentic<T>>::new(), None);
         let mut believed: Vec<usize> = Vec::new();
         // Two owners have no more, and each signature takes 50 µs.
-        let bodies = entries.into_iter().flat_map(|entry| &entry.bodies).take(2 * BODIES_MAX);
-        for body in bodies {
+        for body in entry.bodies.iter().take(2 * BODIES_MAX) {
             match Authentic::of(body, self.roster) {
                 Ok(one) if !is_meant(&one.says) => drop(refused.get_or_insert(Refused::OtherAction)),
                 Ok(one) => known.push(one),
@@ -197,18 +196,38 @@ impl Judge<'_> {
 }
 
 impl OfficeCache {
-    /// The record of `action` that is believed, of all that `entries` have.
-    pub(super) fn judge<'e>(
+    /// The record of `action` that is believed, of all that an entry has.
+    pub(super) fn judge(
         &self,
         policy: &Policy,
         action: &Action,
         key: ActionKey,
-        entries: impl IntoIterator<Item = &'e Entry>,
+        entry: &Entry,
+    ) -> Result<Authentic<ActionRecord>, Refused> {
+        self.judge_records(policy, entry, |record| record.key == key && record.result.check(action).is_ok())
+    }
+
+    /// As [`OfficeCache::judge`] by the machine's own policy, where the action is not known: whether it names the action's
+    /// outputs is for whoever uses it to see.
+    pub(super) fn judge_key(
+        &self,
+        key: ActionKey,
+        entry: &Entry,
+    ) -> Result<Authentic<ActionRecord>, Refused> {
+        self.judge_records(self.policy(), entry, |record| {
+            record.key == key && record.result.is_within_limits()
+        })
+    }
+
+    fn judge_records(
+        &self,
+        policy: &Policy,
+        entry: &Entry,
+        is_meant: impl Fn(&ActionRecord) -> bool,
     ) -> Result<Authentic<ActionRecord>, Refused> {
         let roster = self.parts.roster.current().ok_or(Refused::Stranger)?;
         let judge = Judge { self_id: self.self_id(), policy, roster: roster.roster() };
-        let is_meant = |record: &ActionRecord| record.key == key && record.result.check(action).is_ok();
-        judge.believed(entries, 1, is_meant)?.pop().ok_or(Refused::Malformed)
+        judge.believed(entry, 1, is_meant)?.pop().ok_or(Refused::Malformed)
     }
 
     /// The manifests of `key` that are believed.
@@ -220,9 +239,8 @@ impl OfficeCache {
     ) -> Vec<Authentic<SharedManifest>> {
         let Some(roster) = self.parts.roster.current() else { return Vec::new() };
         let judge = Judge { self_id: self.self_id(), policy, roster: roster.roster() };
-        judge
-            .believed([entry], BODIES_MAX, |manifest: &SharedManifest| manifest.key == key)
-            .unwrap_or_default()
+        let is_meant = |manifest: &SharedManifest| manifest.key == key;
+        judge.believed(entry, BODIES_MAX, is_meant).unwrap_or_default()
     }
 
     /// Whether the record that lies in this machine's own store is believed. Its signature was checked when it came.
@@ -238,7 +256,7 @@ impl OfficeCache {
         let key = record.key;
         policy.needs_several()
             && self.read(EntryKey::record(&key)).is_some_and(|kept| {
-                let judged = self.judge(policy, action, key, [&kept.entry]);
+                let judged = self.judge(policy, action, key, &kept.entry);
                 judged.is_ok_and(|believed| believed.says.agrees(record))
             })
     }

@@ -65,7 +65,7 @@ fn manifests(seen: &[(u8, &str)]) -> Entry {
 fn judge<T: Statement>(trust: &str, entry: &Entry) -> Result<Vec<T>, Refused> {
     let (policy, roster) = (Policy::of(trust.parse().unwrap()), roster());
     let judge = Judge { self_id: identity(6).id(), policy: &policy, roster: &roster };
-    let believed = judge.believed([entry], BODIES_MAX, |_: &T| true)?;
+    let believed = judge.believed(entry, BODIES_MAX, |_: &T| true)?;
     Ok(believed.into_iter().map(|one| one.says).collect())
 }
 

@@ -43,9 +43,10 @@ impl Requester {
         }
         let (policy, began) = (self.policy(&prepared.call), Instant::now());
         let found = match self.office.look_up(&policy, &prepared.action, prepared.key).await {
+            LookedUp::Found(found) if !prepared.is_served_by(&found.record.result) => return None,
             LookedUp::Found(found) => found,
             LookedUp::Nothing(mark) => {
-                self.asked_in_vain(began.elapsed(), 1);
+                self.asked_in_vain(began.elapsed(), u64::from(!prepared.only_quiet));
                 if let Some(mark) = mark {
                     let _ = prepared.mark.set(Arc::new(mark));
                 }
@@ -77,7 +78,7 @@ impl Requester {
     /// Another compile of this machine has just put it into the store.
     async fn made_meanwhile(self: &Arc<Self>, prepared: &Arc<Prepared>, story: &mut Story) -> Option<Answer> {
         let (this, known) = (self.clone(), prepared.clone());
-        let stored = tokio::task::spawn_blocking(move || this.stored(&known.call, &known.key));
+        let stored = tokio::task::spawn_blocking(move || this.stored_for(&known));
         let done = stored.await.ok().flatten()?;
         story.tell("waited for another compile of this machine that made it".to_owned());
         self.stats.count(|c| c.hits.local += 1);

@@ -19,23 +19,32 @@ use std::{
 };
 
 use barn_protocol::{
-    Action, Digest, Entry, Tree, TreePath,
+    Action, ActionResult, Digest, Entry, Tree, TreePath,
     dht::{self, SharedManifest},
     front::FrontCoded,
     identity::SignedBytes,
 };
 
 use super::{
-    Answer, Call, Done, Prepared, Requester,
+    Answer, Call, Done, Names, Prepared, Requester,
+    plain::is_quiet,
     sight::{Look, Nowhere, Place},
     story::Story,
     writers::Claim,
 };
-use crate::office_cache::Found;
+use crate::{office_cache::Found, trust::Policy};
 
 /// How long a search for inputs is put off for the answer of an owner: it takes a few milliseconds of the processor, and a round
 /// trip less than one.
 const HEAD_START: Duration = Duration::from_millis(2);
+
+/// A name under which a call's manifests are found, and what they are manifests of.
+struct Name {
+    key: Digest,
+    stem: Action,
+    /// Whether a result serves only if the compiler said nothing.
+    only_quiet: bool,
+}
 
 /// What became of one manifest.
 enum Held {
@@ -47,12 +56,15 @@ enum Held {
     Differs,
 }
 
+/// Manifests that are believed, and all that came with them.
+type Told = Option<(Vec<SharedManifest>, dht::Entry)>;
+
 impl Requester {
     /// The result, if a manifest of another machine holds here and somebody has its action's result.
     pub(super) async fn from_shared_manifest(
         self: &Arc<Self>,
         call: &Arc<Call>,
-        key: Digest,
+        names: &Names,
         claim: &Arc<Claim>,
         story: &mut Story,
     ) -> Option<Answer> {
@@ -60,45 +72,76 @@ impl Requester {
             return None;
         }
         let began = Instant::now();
-        let answer = self.by_shared_manifest(call, key, claim, story).await;
+        let own = Name { key: names.own, stem: call.stem.clone(), only_quiet: false };
+        let plain = names.plain.zip(call.plain_stem());
+        let plain = plain.map(|(key, stem)| Name { key, stem, only_quiet: true });
+        // What most compiles leave is plain.
+        let names: Vec<Name> = plain.into_iter().chain([own]).collect();
+        let mut answer = self.by_kept(call, &names, claim, story).await;
+        if answer.is_none() {
+            answer = self.by_asked(call, &names, claim, story).await;
+        }
         if answer.is_none() {
             self.asked_in_vain(began.elapsed(), 0);
         }
         answer
     }
 
-    async fn by_shared_manifest(
+    /// By a manifest that was of use before; the result may be here as well.
+    async fn by_kept(
         self: &Arc<Self>,
         call: &Arc<Call>,
-        key: Digest,
+        names: &[Name],
         claim: &Arc<Claim>,
         story: &mut Story,
     ) -> Option<Answer> {
         let policy = self.policy(call);
-        for manifest in self.office.own_manifests(&policy, key).await {
-            if let Held::Here(done) = self.holds_here(call, manifest.clone()).await {
-                return Some(self.had_here(call, claim, done, &manifest, story));
-            }
-        }
-        let asked = tokio::time::timeout(HEAD_START, self.office.ask_manifests(&policy, key));
-        let (manifests, entry) = asked.await.ok().flatten()?;
-        for manifest in manifests {
-            // What is on the disk is looked at while the owners of the record are asked.
-            let (held, found) = tokio::join!(
-                self.holds_here(call, manifest.clone()),
-                self.office.peek(&policy, &call.stem, manifest.action)
-            );
-            match (held, found) {
-                (Held::Here(done), _) => return Some(self.had_here(call, claim, done, &manifest, story)),
-                (Held::Holds, Some(found)) => {
-                    story.tell(format!("{} holds", self.title(&manifest)));
-                    let known = (key, entry);
-                    return self.direct_from_office(call, claim, *found, known, story).await;
+        for name in names {
+            for manifest in self.office.own_manifests(&policy, name.key).await {
+                if let Held::Here(done) = self.holds_here(call, name, &manifest).await {
+                    return Some(self.had_here(call, claim, done, &manifest, story));
                 }
-                _ => {}
             }
         }
         None
+    }
+
+    async fn by_asked(
+        self: &Arc<Self>,
+        call: &Arc<Call>,
+        names: &[Name],
+        claim: &Arc<Claim>,
+        story: &mut Story,
+    ) -> Option<Answer> {
+        let policy = self.policy(call);
+        let asked = tokio::time::timeout(HEAD_START, self.ask(&policy, names)).await.ok()?;
+        for (name, told) in names.iter().zip(asked) {
+            let Some((manifests, entry)) = told else { continue };
+            for manifest in manifests {
+                // What is on the disk is looked at while the owners of the record are asked.
+                let (held, found) = tokio::join!(
+                    self.holds_here(call, name, &manifest),
+                    self.office.peek(&policy, &name.stem, manifest.action)
+                );
+                match (held, found) {
+                    (Held::Here(done), _) => return Some(self.had_here(call, claim, done, &manifest, story)),
+                    (Held::Holds, Some(found)) if name.is_served_by(&found.record.result) => {
+                        story.tell(format!("{} holds", self.title(&manifest)));
+                        let known = (name.key, entry);
+                        return self.direct_from_office(call, claim, *found, known, story).await;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        None
+    }
+
+    /// Asks for what is told under one name or two, at once.
+    async fn ask(&self, policy: &Policy, names: &[Name]) -> [Told; 2] {
+        let ask = async |name: Option<&Name>| self.office.ask_manifests(policy, name?.key).await;
+        let (first, second) = tokio::join!(ask(names.first()), ask(names.get(1)));
+        [first, second]
     }
 
     fn had_here(
@@ -111,7 +154,10 @@ impl Requester {
     ) -> Answer {
         story.tell(format!("hit in this machine's store: {} holds", self.title(manifest)));
         self.count_call(call);
-        self.stats.count(|c| c.hits.local += 1);
+        self.stats.count(|c| {
+            c.hits.local += 1;
+            c.hits.direct += 1;
+        });
         self.stats.count_language(call.language(), |language| language.hits += 1);
         Answer::Done(done, claim.clone(), None)
     }
@@ -126,12 +172,13 @@ impl Requester {
     ) -> Option<Answer> {
         let missing = self.missing(&found);
         let from = self.first_to_give(found.record.key, &missing, &found, story).await?;
-        let toolchain = call.stem.toolchain;
+        let known = call.clone();
         let keep = move |this: &Arc<Self>, found: &Found| {
             let record = &found.record;
             let blobs: Vec<Digest> = record.result.blobs().map(|blob| blob.digest).collect();
-            let stored = this.store.put_record(&record.key, &toolchain, &found.signed, &blobs);
+            let stored = this.store.put_record(&record.key, &known.stem.toolchain, &found.signed, &blobs);
             stored.map_err(|error| error.to_string())?;
+            this.builds.note(&known, &record.key, &record.result);
             this.office.keep_manifests(key, manifests);
             Ok(())
         };
@@ -140,12 +187,17 @@ impl Requester {
         Some(answer)
     }
 
-    async fn holds_here(self: &Arc<Self>, call: &Arc<Call>, manifest: SharedManifest) -> Held {
-        let (this, known) = (self.clone(), call.clone());
+    async fn holds_here(self: &Arc<Self>, call: &Arc<Call>, name: &Name, manifest: &SharedManifest) -> Held {
+        let (this, known, stem) = (self.clone(), call.clone(), name.stem.clone());
+        let (only_quiet, manifest) = (name.only_quiet, manifest.clone());
         let looked = tokio::task::spawn_blocking(move || {
             let mut look = Look::new(&this.sight, &this.files, &known.cwd);
-            match holds(&known.stem, &manifest, &mut look) {
-                Some(()) => this.stored(&known, &manifest.action).map_or(Held::Holds, Held::Here),
+            match holds(&stem, &manifest, &mut look) {
+                Some(()) => {
+                    let done = this.recorded(&known, &manifest.action);
+                    let done = done.and_then(|result| this.serve(&known, &manifest.action, &result));
+                    done.filter(|done| !only_quiet || done.is_quiet()).map_or(Held::Holds, Held::Here)
+                }
                 None => Held::Differs,
             }
         });
@@ -168,6 +220,12 @@ impl Requester {
             producer: self.identity.id(),
         };
         (prepared.manifest_key, manifest.sign(&self.identity))
+    }
+}
+
+impl Name {
+    fn is_served_by(&self, result: &ActionResult) -> bool {
+        !self.only_quiet || is_quiet(result)
     }
 }
 

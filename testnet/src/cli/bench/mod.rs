@@ -9,6 +9,7 @@ mod figures;
 mod hit;
 mod mesh;
 mod meter;
+mod miss;
 mod neighbour;
 mod objects;
 mod plot;
@@ -25,6 +26,7 @@ mod watch;
 pub(super) use hit::{Options as HitOptions, run as hit};
 pub(super) use mesh::{Options as MeshOptions, run as mesh};
 pub(super) use meter::answer as meter;
+pub(super) use miss::{Options as MissOptions, run as miss};
 pub(super) use neighbour::{Options as NeighbourOptions, run as neighbour};
 pub(super) use remote::{Options as RemoteOptions, run as remote};
 
