@@ -7,6 +7,8 @@ use std::{
 
 use serde::Deserialize;
 
+pub use crate::trust::Trust;
+
 /// The port a node tries first, for TCP (control) and UDP (data) alike.
 pub const PORT_DEFAULT: u16 = 7117;
 /// Size limit of the store unless set, in GiB: a few full builds of a large C++ project.
@@ -70,7 +72,7 @@ pub struct Cache {
     pub size_gib: Option<u64>,
     /// What of the office's cache is used.
     pub share: Share,
-    /// Whose records are believed.
+    /// Whose results are believed.
     pub trust: Trust,
 }
 
@@ -99,21 +101,6 @@ impl Share {
     pub fn writes(self) -> bool {
         matches!(self, Self::Both | Self::Write)
     }
-}
-
-/// Whose records of the office's cache are believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Trust {
-    /// This machine's alone.
-    Own,
-    /// Those of members that may execute, of what they compiled in the sandbox.
-    Workers,
-    /// Every member's.
-    #[default]
-    Members,
-    /// Those of members that may publish.
-    Publishers,
 }
 
 /// Section `[http_cache]`.
@@ -312,7 +299,21 @@ mod tests {
         assert_eq!(config.worker.adopt_toolchains, Some(false));
         let cache = Config::parse("[cache]\nshare = \"read\"\ntrust = \"publishers\"\n").unwrap().cache;
         assert_eq!((cache.share, cache.trust), (Share::Read, Trust::Publishers));
-        assert!(Config::parse("[cache]\ntrust = \"all\"\n").is_err());
+        let trust = |value: &str| Config::parse(&format!("[cache]\ntrust = {value}\n"));
+        let names = vec!["ci-1".to_owned(), "ci-2".to_owned()];
+        for (value, expect) in [
+            (r#"{ workers = ["ci-1", "ci-2"] }"#, Trust::Named(names.clone())),
+            (r#""workers:ci-1,ci-2""#, Trust::Named(names)),
+            ("{ agree = 3 }", Trust::Agree(3)),
+            (r#""workers""#, Trust::Workers),
+        ] {
+            assert_eq!(trust(value).unwrap().cache.trust, expect, "{value}");
+        }
+        for wrong in
+            [r#""all""#, "{ agree = 1 }", "{ workers = [] }", "{ agree = 2, workers = [\"a\"] }", "3"]
+        {
+            assert!(trust(wrong).unwrap_err().starts_with("line 2: "), "{wrong}");
+        }
         let error = Config::parse("\n\n[worker]\nslot = 3\n").unwrap_err();
         assert!(error.starts_with("line 4: unknown field `slot`"), "{error}");
     }

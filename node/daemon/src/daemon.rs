@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use barn_cache::{Limits, Store};
 use barn_mesh::{Listen, Mesh, MeshConfig, MeshEvent, RosterCell};
+use barn_protocol::roster::Member;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
     setup::Setup,
     stats::Stats,
     toolchain::{ToolchainIndex, locale::Locales, stand_in::StandIns},
+    trust::Policy,
     worker::{self, Shelf, Worker},
 };
 
@@ -142,7 +144,8 @@ async fn start(
         store: store.clone(),
         roster: roster.clone(),
         share: setup.config.cache.share,
-        trust: setup.config.cache.trust,
+        policy: Policy::of(setup.config.cache.trust.clone()),
+        backlog: setup.home.backlog_path(),
     });
     let requester = Arc::new(Requester {
         identity: identity.clone(),
@@ -251,7 +254,11 @@ async fn listen(node: &Arc<Node>, events: &mut mpsc::Receiver<MeshEvent>) {
                 node.office.peer_down(peer);
             }
             MeshEvent::Advert(peer, advert) => {
-                if node.member(&peer).is_some_and(|member| member.capabilities.execute) {
+                let policy = node.office.policy();
+                // What is not believed is not asked for either.
+                let is_worker =
+                    |member: &Member| member.capabilities.execute && policy.believes_worker(member);
+                if node.member(&peer).as_ref().is_some_and(is_worker) {
                     let machines = node.requester.stand_ins.machines();
                     node.requester.dispatch.worker(peer, &advert, &machines);
                 }

@@ -27,4 +27,5 @@ pub mod session;
 pub mod setup;
 pub mod stats;
 pub mod toolchain;
+pub mod trust;
 pub mod worker;

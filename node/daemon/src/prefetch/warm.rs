@@ -118,7 +118,7 @@ pub struct Report {
 impl Warmer {
     /// A warmer that does nothing yet.
     pub fn new(requester: Arc<Requester>, config: &Config) -> Self {
-        let (share, trust) = (config.cache.share, config.cache.trust);
+        let (share, trust) = (config.cache.share, config.cache.trust.clone());
         Self { requester, share, trust, turn: tokio::sync::Mutex::default(), now: Mutex::default() }
     }
 

@@ -26,6 +26,7 @@ mod place;
 mod plain;
 pub mod recollection;
 mod remote;
+mod shared;
 pub mod sight;
 mod story;
 mod tries;
@@ -43,6 +44,7 @@ use barn_protocol::{
     action::{Blob, Output},
     identity::SignedBytes,
 };
+use barn_wrapper::env_vars::BARN_TRUST;
 pub use call::Call;
 use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
@@ -71,6 +73,7 @@ use crate::{
         locale::Locales,
         stand_in::{StandIn, StandIns},
     },
+    trust::{Policy, UnknownTrust},
 };
 
 /// What the wrapper is told.
@@ -239,6 +242,9 @@ impl Requester {
     async fn answer_compile(self: &Arc<Self>, looked: Looked, mut story: Story) -> Answer {
         let Looked { call, claim, looked_up } = looked;
         story.about(&call);
+        if let Err((_, unknown)) = self.demanded(&call) {
+            story.tell(format!("BARN_TRUST: {unknown}: only what this machine made counts"));
+        }
         if let Some(StandIn { name, driver, .. }) = &call.stand_in {
             story.tell(format!("elsewhere {driver} of {name} stands in for {}", call.program.display()));
         }
@@ -257,6 +263,11 @@ impl Requester {
             return self.hit(&call, done, claim, story);
         }
         direct.broken.iter().for_each(|why| story.tell(format!("an include manifest does not hold: {why}")));
+        let names = Names { own: looked_up, plain: direct.plain };
+        if let Some(answer) = self.from_shared_manifest(&call, &names, &claim, &mut story).await {
+            story.end("hit");
+            return answer;
+        }
         let finding = self.dispatch.finding().await;
         let inputs = match self.finder.find(call.clone()).await {
             Ok(inputs) => inputs,
@@ -266,7 +277,6 @@ impl Requester {
             story.tell(format!("asked the compiler what it includes: {} ({})", why.detail, why.name));
         }
         self.count_call(&call);
-        let names = Names { own: looked_up, plain: direct.plain };
         let prepared = Arc::new(Prepared::new(call, names, inputs, claim));
         story.tell(format!("found {} inputs; action {}", prepared.inputs.witnesses.len(), prepared.key));
         let this = self.clone();
@@ -370,6 +380,10 @@ impl Requester {
 
     /// What a manifest led to before, if nothing has changed since.
     fn as_before(&self, call: &Call, key: &Digest) -> Option<Done> {
+        // It was believed by the machine's own policy.
+        if demand_of(call).is_some() {
+            return None;
+        }
         let held = self.held.get(key)?;
         let done = held
             .holds(key, &self.store, self.roster.epoch())
@@ -422,13 +436,29 @@ impl Requester {
         Some(done)
     }
 
-    /// What the store says of an action of `call`.
+    /// What the store says of an action of `call`, if whoever made it is believed.
     fn recorded(&self, call: &Call, key: &ActionKey) -> Option<ActionResult> {
         let record = self.store.record(key)?;
         let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
         // What was prefetched came without its action.
         let is_of_call = record.key == *key && record.result.check(&call.stem).is_ok();
-        (is_of_call && record.result.exit_code == 0).then_some(record.result)
+        if !is_of_call || record.result.exit_code != 0 {
+            return None;
+        }
+        if !self.office.believes_stored(&self.policy(call), &call.stem, &record) {
+            self.stats.count_named(|c| &mut c.fallbacks, "record-refused");
+            return None;
+        }
+        Some(record.result)
+    }
+
+    /// Whose word counts for a call: the machine's setting, and what the build demands.
+    fn policy(&self, call: &Call) -> Policy {
+        self.demanded(call).unwrap_or_else(|(strictest, _)| strictest)
+    }
+
+    fn demanded(&self, call: &Call) -> Result<Policy, (Policy, UnknownTrust)> {
+        self.office.policy().demanded(demand_of(call))
     }
 
     /// A result whose blobs are in the store, ready for the wrapper.
@@ -499,9 +529,13 @@ impl Requester {
                 (self.office.clone(), record.clone(), prepared.action.toolchain);
             // Nobody waits for it; and nobody is told that it was given up before it is done.
             let mark = prepared.mark.get().cloned();
+            let manifest = office.has_listeners().then(|| self.shared_manifest(prepared));
             tokio::task::spawn_blocking(move || {
                 office.made(&record, toolchain);
                 drop(mark);
+                if let Some((key, signed)) = manifest {
+                    office.saw(&key, toolchain, &signed);
+                }
             });
         }
         Ok(())
@@ -571,6 +605,11 @@ impl Requester {
         let member = roster.as_ref().and_then(|roster| roster.roster().member(peer));
         member.map_or_else(|| peer.short(), |member| member.name.clone())
     }
+}
+
+/// Whose results a call's build takes, as it says.
+fn demand_of(call: &Call) -> Option<&[u8]> {
+    call.env.get(BARN_TRUST.as_bytes()).map(Vec::as_slice).filter(|demand| !demand.is_empty())
 }
 
 /// What a worker sent, ready for the wrapper.
