@@ -19,6 +19,8 @@ pub struct Counts {
     pub other: u64,
     /// Results served from this machine's store.
     pub hits: u64,
+    /// Those of them for which nobody had to look for inputs.
+    pub direct: u64,
     /// Results that were not there.
     pub misses: u64,
     /// Misses compiled here.
@@ -52,6 +54,7 @@ impl Counts {
             local: number("/requests/local"),
             other: number("/requests/other"),
             hits: number("/hits/local"),
+            direct: number("/hits/direct"),
             misses: number("/misses"),
             ran: number("/compiles/local"),
             remote: number("/compiles/remote"),
@@ -75,6 +78,7 @@ impl Counts {
             local: self.local - earlier.local,
             other: self.other - earlier.other,
             hits: self.hits - earlier.hits,
+            direct: self.direct - earlier.direct,
             misses: self.misses - earlier.misses,
             ran: self.ran - earlier.ran,
             remote: self.remote - earlier.remote,
@@ -91,6 +95,7 @@ impl Counts {
             total: self.total * count,
             distributable: self.distributable * count,
             hits: self.hits * count,
+            direct: self.direct * count,
             misses: self.misses * count,
             ran: self.ran * count,
             remote: self.remote * count,
@@ -116,7 +121,7 @@ pub enum Expect {
     Hits(u64),
     /// As [`Expect::Hit`], after the compiler was asked what it includes.
     Asked,
-    /// The same, and asked again the second time.
+    /// The same, and asked again the second time, since what was looked for in vain is not known.
     AskedTwice,
     /// Runs here only: compiled, then served from the store.
     CacheOnly,
@@ -152,12 +157,12 @@ impl Expect {
         match self {
             Self::Asked if is_first => asked(again(Self::Hit)),
             Self::Asked => again(Self::Hit),
-            Self::AskedTwice => asked(again(Self::Hit)),
-            Self::Hit if !is_first => Counts { hits: 1, ..distributable },
+            Self::AskedTwice => Counts { direct: 0, ..asked(again(Self::Hit)) },
+            Self::Hit if !is_first => Counts { hits: 1, direct: 1, ..distributable },
             Self::Hit if afar => Counts { misses: 1, remote: 1, ..distributable },
             Self::Hit => Counts { misses: 1, ran: 1, ..distributable },
             Self::CacheOnly if is_first => Counts { cache_only: 1, misses: 1, ran: 1, ..call },
-            Self::CacheOnly => Counts { cache_only: 1, hits: 1, ..call },
+            Self::CacheOnly => Counts { cache_only: 1, hits: 1, direct: 1, ..call },
             // The error of a worker is never shown, but seen again here.
             Self::Failed if afar => {
                 let fallbacks = [("remote-error".to_owned(), 1)].into();

@@ -21,6 +21,7 @@ const TREE: Tree<'_> = &[
     ("asm.c", "void f(void) { __asm__(\"no such instruction\"); }\n"),
     ("quote.c", "int ä(void) { int unused; return \"ü\"; }\n"),
     ("fatal.c", "#error this is wrong\n"),
+    ("quiet.c", "int quiet;\n"),
     ("note.c", "#pragma message(\"hello\")\n_Pragma(\"GCC warning \\\"deprecated\\\"\") int x;\n"),
     // Runs a line on a terminal of its own. The hyperlinks that gcc writes on most terminals no flag carries.
     (
@@ -35,7 +36,7 @@ pub(crate) const GROUPS: &[Group] = &[
         name: "warnings",
         tree: TREE,
         cases: &[
-            both("$B $CC -Wall -Wextra -c warn.c", Hit),
+            both("$B $CC -Wall -Wextra -c warn.c", Hit).shows("unused variable"),
             both("$B $CC -w -c warn.c", Hit),
             both("$B $CC -Wall -Wextra -O2 -c \"$PWD/warn.c\" -o out/w.o", Hit),
             both("$B $CXX -Wall -Wextra -c plus.cc", Hit),
@@ -82,21 +83,27 @@ pub(crate) const GROUPS: &[Group] = &[
     Group {
         name: "warnings_as_errors",
         tree: TREE,
-        cases: &[both("$B $CC -Wall -Werror -c warn.c", Failed)],
+        cases: &[
+            both("$B $CC -Wall -Werror -c warn.c", Failed).shows("[-Werror"),
+            both("$B $CC -Wall -Werror -c quiet.c", Hit),
+            both("$B $CC -Wall -Werror -Wno-error -c warn.c", Hit).shows("unused variable"),
+            both("$B $CC -Wall -Werror=format -c warn.c", Hit).shows("unused variable"),
+            both("$B $CC -Werror=unused-variable -c warn.c", Failed).shows("error: unused variable"),
+        ],
     },
     Group {
         name: "colours",
         tree: TREE,
         cases: &[
-            both("$B $CC -Wall -fdiagnostics-color=always -c warn.c", Hit),
+            both("$B $CC -Wall -fdiagnostics-color=always -c warn.c", Hit).shows("\x1b["),
             both("$B $CC -Wall -fdiagnostics-color=never -c warn.c", Hit),
-            both("./tty xterm '$B $CC -Wall -c warn.c'", Hit),
+            both("./tty xterm '$B $CC -Wall -c warn.c'", Hit).shows("\x1b["),
             both("./tty xterm-256color '$B $CC -Wall -c warn.c'", Hit),
             both("./tty dumb '$B $CC -Wall -c warn.c'", Hit),
             both("./tty xterm '$B $CC -Wall -c warn.c -fdiagnostics-color=never'", Hit),
             both("./tty xterm '$B $CC -Wall -c warn.c -fdiagnostics-color=auto'", Hit),
             both("./tty xterm '$B $CC -Wall -c warn.c 2>&1 | cat'", Hit),
-            both("./tty xterm '$B $CC -Wall -c error.c'", Failed),
+            both("./tty xterm '$B $CC -Wall -c error.c'", Failed).shows("\x1b["),
             gcc("export GCC_COLORS=warning=01\\;33; $B gcc -Wall -fdiagnostics-color=always -c warn.c", Hit),
             gcc("./tty xterm 'export GCC_COLORS=; $B gcc -Wall -c warn.c'", Hit),
             // Not with clang 14, which does not know it yet: barn takes the user's word for every version.
@@ -111,12 +118,19 @@ pub(crate) const GROUPS: &[Group] = &[
             ),
         ],
     },
-    // A terminal is never served plain messages, nor a file coloured ones.
+    // A terminal is never served plain messages, nor a file coloured ones; where nothing is said, one entry serves both.
     Group {
         name: "colour_states",
         tree: TREE,
-        cases: &[both("./tty $([ -e plain ] && echo dumb || echo xterm) '$B $CC -Wall -c warn.c'", Hit)
-            .steps(&[("touch plain", Miss), ("rm plain", Again), ("touch plain", Again)])],
+        cases: &[
+            both("./tty $([ -e plain ] && echo dumb || echo xterm) '$B $CC -Wall -c warn.c'", Hit)
+                .shows("\x1b[")
+                .steps(&[("touch plain", Miss), ("rm plain", Again), ("touch plain", Again)]),
+            both("./tty $([ -e plain ] && echo dumb || echo xterm) '$B $CC -Wall -c quiet.c'", Hit)
+                .steps(&[("touch plain", Again), ("rm plain", Again)]),
+            both("$([ -e on ] && echo ./tty xterm || echo sh -c) '$B $CC -Wall -c quiet.c'", Hit)
+                .steps(&[("touch on", Again), ("rm on", Again)]),
+        ],
     },
     Group {
         name: "serialized",
@@ -133,7 +147,7 @@ pub(crate) const GROUPS: &[Group] = &[
         name: "formats",
         tree: TREE,
         cases: &[
-            gcc("$B gcc -Wall -fdiagnostics-format=json -c warn.c", Hit),
+            gcc("$B gcc -Wall -fdiagnostics-format=json -c warn.c", Hit).shows("\"kind\": \"warning\""),
             gcc("$B gcc -Wall -fdiagnostics-format=json -c error.c", Failed),
             gcc("$B gcc -Wall -fdiagnostics-format=text -c warn.c", Hit),
             // gcc 13 knows it; gcc 12 refuses it.

@@ -314,8 +314,8 @@ pub(crate) const GROUPS: &[Group] = &[
         tree: TREE,
         cases: &[
             both("$B /usr/bin/$CC -Wall -c x.c", Hit),
-            both("ln -s /usr/bin/$CC my-$CC; $B ./my-$CC -Wall -c x.c", Hit),
-            both("ln -s /usr/bin/$CC cc; $B ./cc -Wall -c x.c", Hit),
+            both("ln -s /usr/bin/$CC my-$CC; $B ./my-$CC -Wall -c x.c", Hit).looks_around(),
+            both("ln -s /usr/bin/$CC cc; $B ./cc -Wall -c x.c", Hit).looks_around(),
             both("cd out; ln -s /usr/bin/$CC cc; cd ../inc; $B ../out/cc -Wall -c ../x.c", Local("layout")),
             // By the names that a distribution gives them; `cc` and `c++` are its alternatives.
             gcc("$B cc -Wall -c x.c", Hit),
@@ -364,17 +364,20 @@ pub(crate) const GROUPS: &[Group] = &[
         ],
         cases: &[
             // The driver looks for its parts beside itself.
-            gcc("[ -e bin/cc ] || cp /usr/bin/gcc bin/cc; $B \"$PWD/bin/cc\" -c x.c", Hit).steps(&[
-                ("true", Again),
-                ("cp bin/cc new; printf x >> new; mv new bin/cc", Miss),
-                ("printf y >> bin/cc", Miss),
-                ("true", Again),
-            ]),
+            gcc("[ -e bin/cc ] || cp /usr/bin/gcc bin/cc; $B \"$PWD/bin/cc\" -c x.c", Hit)
+                .looks_around()
+                .steps(&[
+                    ("true", Again),
+                    ("cp bin/cc new; printf x >> new; mv new bin/cc", Miss),
+                    ("printf y >> bin/cc", Miss),
+                    ("true", Again),
+                ]),
             clang(
                 "[ -e lib/llvm-14/bin/clang ] || cp /usr/lib/llvm-14/bin/clang lib/llvm-14/bin; \
                  $B \"$PWD/lib/llvm-14/bin/clang\" -c x.c",
                 Hit,
             )
+            .looks_around()
             .steps(&[
                 ("true", Again),
                 ("cd lib/llvm-14/bin; cp clang new; printf x >> new; mv new clang", Miss),
@@ -383,6 +386,7 @@ pub(crate) const GROUPS: &[Group] = &[
             ]),
             // A link that is turned, as by update-alternatives.
             gcc("[ -e bin/cc ] || ln -s /usr/bin/gcc bin/cc; $B \"$PWD/bin/cc\" -c x.c", Hit)
+                .looks_around()
                 .steps(&[("ln -sfn /usr/bin/clang bin/cc", Miss), ("ln -sfn /usr/bin/gcc bin/cc", Again)]),
         ],
     },

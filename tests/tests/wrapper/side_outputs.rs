@@ -181,10 +181,18 @@ pub(crate) const GROUPS: &[Group] = &[
     Group {
         name: "all_of_one_compile",
         tree: TREE,
-        cases: &[both(
-            "$B $CC -frandom-seed=1 -g -gsplit-dwarf --coverage -fstack-usage -MD -c x.c -o out/x.o; ls out",
-            Hit,
-        )
-        .steps(&[("rm -r out; mkdir out", Again), ("rm out/x.su out/x.d; echo > out/x.gcno", Again)])],
+        cases: &[
+            both(
+                "$B $CC -frandom-seed=1 -g -gsplit-dwarf --coverage -fstack-usage -MD -c x.c -o out/x.o; ls out",
+                Hit,
+            )
+            .shows("x.d\nx.dwo\nx.gcno\nx.o\nx.su\n")
+            .steps(&[("rm -r out; mkdir out", Again), ("rm out/x.su out/x.d; echo > out/x.gcno", Again)]),
+            // One of them cannot be replaced, so the compiler is asked for all.
+            both(
+                "mkdir -p out/x.su; $B $CC -g -gsplit-dwarf -fstack-usage -MD -c x.c -o out/x.o",
+                Local("special-output"),
+            ),
+        ],
     },
 ];

@@ -2,17 +2,18 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
+    fs, io,
     os::unix::{
         ffi::{OsStrExt as _, OsStringExt as _},
         fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
-use barn_compilers::{Compile, Family, Invocation, classify, detect::guess, environment::Environment};
-use barn_protocol::{Action, Digest, TreePath, action::Output, canonical::Canonical};
+use barn_compilers::{Compile, Family, Invocation, Shown, classify, detect::guess, environment::Environment};
+use barn_protocol::{Action, Digest, TreePath, action::Output, keys::stand_in_source};
 use barn_wrapper::messages::Request;
 
 use super::{
@@ -45,12 +46,18 @@ pub struct Call {
     pub compile: Compile,
     /// The action, but for its inputs.
     pub stem: Action,
+    /// Directories for which the stem has no flags, since they are not there.
+    pub left_out: Vec<Vec<u8>>,
+    /// The stem's arguments without those for the user's terminal, if there are any that leave no trace in files.
+    plain_argv: Option<Vec<Vec<u8>>>,
     /// Where the user wants the outputs, in the order of the action's.
     pub output_names: Vec<Vec<u8>>,
     /// Why it runs here only, if so.
     pub cache_only: Option<String>,
     /// The archive's compiler that runs elsewhere in the place of `program`.
     pub stand_in: Option<StandIn>,
+    /// When it came.
+    pub arrived: Instant,
 }
 
 /// What a call turned out to be.
@@ -99,6 +106,13 @@ impl Call {
         [std::slice::from_ref(&self.argv0), &self.compile.argv].concat()
     }
 
+    /// The stem of the same compile for a standard error that is no terminal, if that is another one: it makes the same
+    /// files, and what it says, if it says anything, is neither coloured nor wrapped.
+    pub fn plain_stem(&self) -> Option<Action> {
+        let argv = self.plain_argv.clone()?;
+        Some(Action { argv, ..self.stem.clone() })
+    }
+
     /// Tells the compiler that is asked for macros and directories, `program`, from all others.
     pub fn asked(&self) -> Digest {
         self.stand_in.as_ref().map_or(self.stem.toolchain, |stand_in| stand_in.own)
@@ -108,9 +122,7 @@ impl Call {
     /// asked, and the stem does not tell it when another one stands in.
     pub fn manifest_source(&self, source: Digest) -> Digest {
         match &self.stand_in {
-            Some(stand_in) => {
-                Canonical::new("barnraise stand-in source v1").digest(&stand_in.own).digest(&source).finish()
-            }
+            Some(stand_in) => stand_in_source(&stand_in.own, &source),
             None => source,
         }
     }
@@ -237,17 +249,36 @@ fn call(
 ) -> Result<Call, Unknown> {
     let cwd = path(&request.cwd);
     let (outputs, output_names) = outputs(&compile, &cwd)?;
+    let left_out = missing(&compile, &cwd);
+    let essential = |shown| {
+        let arguments = compile.essential_argv(shown, |directory| left_out.iter().any(|d| d == directory));
+        [&[runs.argv0.clone()][..], &arguments].concat()
+    };
+    let has_plain = !compile.presentation.is_empty() && !compile.is_recorded;
+    let plain_argv = has_plain.then(|| essential(Shown::Plain));
     let stem = Action {
         toolchain: runs.toolchain,
         program: runs.program,
-        argv: [&[runs.argv0][..], &compile.argv].concat(),
+        argv: essential(Shown::AsAsked),
         env: compile.env.clone(),
         cwd: TreePath::new(request.cwd.clone()).map_err(|_| odd("directory", &request.cwd))?,
         inputs: Arc::default(),
         outputs,
     };
-    let argv0 = request.argv.first().cloned().unwrap_or_default();
-    Ok(Call { argv0, program, cwd, env, compile, stem, output_names, cache_only: None, stand_in: None })
+    Ok(Call {
+        argv0: request.argv.first().cloned().unwrap_or_default(),
+        program,
+        cwd,
+        env,
+        compile,
+        stem,
+        left_out,
+        plain_argv,
+        output_names,
+        cache_only: None,
+        stand_in: None,
+        arrived: Instant::now(),
+    })
 }
 
 fn odd(what: &str, bytes: &[u8]) -> Unknown {
@@ -302,6 +333,17 @@ fn refuse_wrapper(program: &Path, real: &Path) -> Result<Family, Unknown> {
         )),
         family => Ok(family),
     }
+}
+
+/// The directories to search that are not there, of which compilers say nothing. What is there but no directory, or below
+/// something that is none, is said.
+fn missing(compile: &Compile, cwd: &Path) -> Vec<Vec<u8>> {
+    let is_missing = |directory: &[u8]| {
+        let found = fs::metadata(cwd.join(OsStr::from_bytes(directory)));
+        found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let named = compile.silent_directories.iter().map(|(_, directory)| directory);
+    named.filter(|directory| is_missing(directory)).cloned().collect()
 }
 
 /// Where the action writes, without links on the way, and what the user calls it.

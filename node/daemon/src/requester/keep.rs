@@ -72,6 +72,11 @@ impl Keeper {
         Some(Reserved { keeper: Arc::downgrade(self), turn: self.turn.clone(), key, _place: place })
     }
 
+    /// Whether no result with this key is on its way.
+    pub fn is_settled(&self, key: &Digest) -> bool {
+        !self.waiting.borrow().contains_key(key)
+    }
+
     /// Waits until no result with this key is on its way.
     pub async fn settle(&self, key: &Digest) {
         self.wait_until(|waiting| !waiting.contains_key(key)).await;

@@ -10,7 +10,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use barn_protocol::{Action, ActionKey, Digest, Entry, Tree, canonical::Canonical};
+pub(super) use barn_protocol::keys::manifest_key;
+use barn_protocol::{ActionKey, Digest, Entry, Tree};
 use serde::{Deserialize, Serialize};
 
 use super::sight::{FileId, Look, Nowhere, Place};
@@ -50,12 +51,6 @@ struct Folder<'a> {
     directories: Vec<&'a [u8]>,
     /// Names of which nothing was there. They may hold slashes.
     absent: Vec<&'a [u8]>,
-}
-
-/// The name of the manifests of an action whose inputs are not known yet.
-pub(super) fn manifest_key(stem: &Action, source: &Digest) -> Digest {
-    debug_assert!(stem.inputs.is_empty(), "the inputs are what is looked for");
-    Canonical::new("barnraise include manifest v2").digest(&stem.key().0).digest(source).finish()
 }
 
 impl Absent {

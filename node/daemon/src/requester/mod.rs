@@ -14,6 +14,7 @@ mod call;
 pub mod dialects;
 pub mod dispatch;
 pub mod files;
+mod held;
 pub mod inputs;
 pub mod keep;
 pub mod layout;
@@ -22,6 +23,7 @@ mod manifest;
 pub mod obstacle;
 mod office;
 mod place;
+mod plain;
 pub mod recollection;
 mod remote;
 pub mod sight;
@@ -45,6 +47,8 @@ pub use call::Call;
 use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
 use files::Files;
+use held::Held;
+pub(crate) use held::HeldManifests;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 use keep::{Keep, Keeper};
 pub use local::LocalRun;
@@ -60,6 +64,7 @@ use crate::{
     blobs::Arrived,
     history::History,
     office_cache::{Mark, OfficeCache},
+    prefetch::Recorder,
     stats::Stats,
     toolchain::{
         ToolchainIndex,
@@ -115,10 +120,14 @@ pub struct Requester {
     pub files: Arc<Files>,
     /// What directories hold.
     pub sight: Arc<Sight>,
+    /// Manifests that held lately.
+    pub(crate) held: HeldManifests,
     /// Who writes which output now.
     pub writers: Arc<Writers>,
     /// Results that are not in the store yet.
     pub keeper: Arc<Keeper>,
+    /// What builds need, if that is recorded.
+    pub builds: Arc<Recorder>,
     /// How inputs are found.
     pub finder: IncludeScan,
     /// The counters.
@@ -137,18 +146,42 @@ struct Prepared {
     claim: Arc<Claim>,
     /// Others in the office may wait for it.
     mark: OnceLock<Arc<Mark>>,
+    /// The same compile for a standard error that is no terminal, if that is another action.
+    plain: Option<Arc<Prepared>>,
+    /// Whether a result serves only if the compiler said nothing.
+    only_quiet: bool,
+}
+
+/// Under which names the manifests of a call are kept.
+struct Names {
+    own: Digest,
+    /// Those of its plain form, if it has one.
+    plain: Option<Digest>,
 }
 
 impl Prepared {
-    fn new(call: Arc<Call>, manifest_key: Digest, inputs: Inputs, claim: Arc<Claim>) -> Self {
+    fn new(call: Arc<Call>, names: Names, inputs: Inputs, claim: Arc<Claim>) -> Self {
         let mut action = call.stem.clone();
         action.inputs = inputs.tree.clone();
-        Self { key: action.key(), action, manifest_key, inputs, call, claim, mark: OnceLock::new() }
+        let plain = names.plain.and_then(|key| Self::plain(&call, key, &inputs, &claim));
+        Self {
+            key: action.key(),
+            action,
+            manifest_key: names.own,
+            inputs,
+            call,
+            claim,
+            mark: OnceLock::new(),
+            plain,
+            only_quiet: false,
+        }
     }
 
     /// The same compile with other inputs.
     fn with(&self, inputs: Inputs) -> Self {
-        Self::new(self.call.clone(), self.manifest_key, inputs, self.claim.clone())
+        let names =
+            Names { own: self.manifest_key, plain: self.plain.as_ref().map(|plain| plain.manifest_key) };
+        Self::new(self.call.clone(), names, inputs, self.claim.clone())
     }
 
     /// Whether its result is the same on every machine: all that it depends on is in the key.
@@ -163,22 +196,35 @@ impl Requester {
         self.stats.count(|c| c.requests.total += 1);
         let mut story = Story::begin(&request, self.history.clone());
         let this = self.clone();
-        let understand = move || {
-            let Self { toolchains, stand_ins, locales, .. } = &*this;
-            understand(&request, Compilers { toolchains, stand_ins, locales })
-        };
-        let understood = tokio::task::spawn_blocking(understand).await;
-        match understood {
-            Ok(Understood::Call(call)) => self.answer_compile(Arc::new(*call), story).await,
-            Ok(Understood::Other(what)) => {
+        // A hit is found in one go: every change of threads costs about as much as opening a file.
+        let first = tokio::task::spawn_blocking(move || this.look_first(&request)).await;
+        match first {
+            Ok(First::Compile(looked)) => self.answer_compile(looked, story).await,
+            Ok(First::Other(what)) => {
                 self.stats.count(|c| c.requests.other += 1);
                 story.tell(format!("no compile ({what}): the wrapper became the compiler"));
                 story.end("uncached");
                 Answer::Exec
             }
-            Ok(Understood::Local(reason)) => self.exec(story, &reason),
+            Ok(First::Local(reason)) => self.exec(story, &reason),
             Err(_) => self.exec(story, &Unknown::because(Obstacle::Internal, "the classification panicked")),
         }
+    }
+
+    /// Understands a call, and looks whether its result is here. Blocks on the disk.
+    fn look_first(&self, request: &barn_wrapper::messages::Request) -> First {
+        let Self { toolchains, stand_ins, locales, .. } = self;
+        let call = match understand(request, Compilers { toolchains, stand_ins, locales }) {
+            Understood::Call(call) => Arc::new(*call),
+            Understood::Other(what) => return First::Other(what),
+            Understood::Local(reason) => return First::Local(reason),
+        };
+        let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
+        let looked_up = self.manifest_key(&call).map(|key| {
+            let direct = self.keeper.is_settled(&key).then(|| self.direct(&call, &key));
+            (key, direct)
+        });
+        First::Compile(Looked { call, claim, looked_up })
     }
 
     /// Lets the wrapper become the compiler, counting why.
@@ -190,19 +236,24 @@ impl Requester {
         Answer::Exec
     }
 
-    async fn answer_compile(self: &Arc<Self>, call: Arc<Call>, mut story: Story) -> Answer {
+    async fn answer_compile(self: &Arc<Self>, looked: Looked, mut story: Story) -> Answer {
+        let Looked { call, claim, looked_up } = looked;
         story.about(&call);
         if let Some(StandIn { name, driver, .. }) = &call.stand_in {
             story.tell(format!("elsewhere {driver} of {name} stands in for {}", call.program.display()));
         }
-        let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
-        let (looked_up, direct) = match self.look_up(&call).await {
+        if let Some(why) = self.builds.obstacle(&call) {
+            story.tell(format!("not recorded for prefetch: {why}"));
+        }
+        let (looked_up, direct) = match self.look_up(&call, looked_up).await {
             Ok(found) => found,
             Err(reason) => return self.exec(story, &reason),
         };
         if let Some(done) = direct.hit {
             self.count_call(&call);
-            story.tell("hit in this machine's store: the include manifest holds".to_owned());
+            self.stats.count(|c| c.hits.direct += 1);
+            let quiet = if direct.plain.is_some() { ", and nothing was said" } else { "" };
+            story.tell(format!("hit in this machine's store: the include manifest holds{quiet}"));
             return self.hit(&call, done, claim, story);
         }
         direct.broken.iter().for_each(|why| story.tell(format!("an include manifest does not hold: {why}")));
@@ -215,12 +266,15 @@ impl Requester {
             story.tell(format!("asked the compiler what it includes: {} ({})", why.detail, why.name));
         }
         self.count_call(&call);
-        let prepared = Arc::new(Prepared::new(call, looked_up, inputs, claim));
+        let names = Names { own: looked_up, plain: direct.plain };
+        let prepared = Arc::new(Prepared::new(call, names, inputs, claim));
         story.tell(format!("found {} inputs; action {}", prepared.inputs.witnesses.len(), prepared.key));
         let this = self.clone();
         let known = prepared.clone();
         let stored = tokio::task::spawn_blocking(move || {
-            let done = this.stored(&known.call, &known.key)?;
+            let Some(done) = this.stored_for(&known) else {
+                return this.quiet_stored(&known);
+            };
             if this.changed(&known).is_none() {
                 this.remember_manifest(&known);
             }
@@ -232,7 +286,11 @@ impl Requester {
         }
         // Whoever waits for others does not keep this machine's searches waiting.
         drop(finding);
-        if let Some(answer) = self.from_office(&prepared, &mut story).await {
+        let mut answer = self.quiet_from_office(&prepared, &mut story).await;
+        if answer.is_none() {
+            answer = self.from_office(&prepared, &mut story).await;
+        }
+        if let Some(answer) = answer {
             story.end("hit");
             return answer;
         }
@@ -256,16 +314,20 @@ impl Requester {
     }
 
     /// The name of the call's manifests, and what they give; what is being kept under it is waited for.
-    async fn look_up(self: &Arc<Self>, call: &Arc<Call>) -> Result<(Digest, Direct), Unknown> {
-        let panicked = |_| Unknown::because(Obstacle::Internal, "the look-up panicked");
-        let (this, known) = (self.clone(), call.clone());
-        let key =
-            tokio::task::spawn_blocking(move || this.manifest_key(&known)).await.map_err(panicked)??;
+    async fn look_up(
+        self: &Arc<Self>,
+        call: &Arc<Call>,
+        looked_up: Result<(Digest, Option<Direct>), Unknown>,
+    ) -> Result<(Digest, Direct), Unknown> {
+        let key = match looked_up? {
+            (key, Some(direct)) => return Ok((key, direct)),
+            (key, None) => key,
+        };
         self.keeper.settle(&key).await;
         let (this, known) = (self.clone(), call.clone());
-        let direct =
-            tokio::task::spawn_blocking(move || this.direct(&known, &key)).await.map_err(panicked)?;
-        Ok((key, direct))
+        let direct = tokio::task::spawn_blocking(move || this.direct(&known, &key)).await;
+        let panicked = |_| Unknown::because(Obstacle::Internal, "the look-up panicked");
+        Ok((key, direct.map_err(panicked)?))
     }
 
     fn manifest_key(&self, call: &Call) -> Result<Digest, Unknown> {
@@ -276,14 +338,28 @@ impl Requester {
         Ok(manifest_key(&call.stem, &call.manifest_source(known.blob.digest)))
     }
 
-    /// Looks for a manifest that holds.
+    /// Looks for a manifest that holds, and failing that for one of the plain compile.
     fn direct(&self, call: &Call, key: &Digest) -> Direct {
+        let mut direct = self.by_manifests(call, key);
+        if direct.hit.is_none() {
+            direct.plain = self.plain_manifest_key(call);
+            direct.hit = direct.plain.and_then(|plain| self.quiet_direct(call, &plain));
+        }
+        direct
+    }
+
+    /// Looks for a manifest of this name that holds.
+    fn by_manifests(&self, call: &Call, key: &Digest) -> Direct {
+        if let Some(done) = self.as_before(call, key) {
+            return Direct { hit: Some(done), ..Direct::default() };
+        }
         let mut direct = Direct::default();
         let mut look = Look::new(&self.sight, &self.files, &call.cwd);
-        for manifest in self.store.manifests(key).iter().filter_map(|bytes| Manifest::decode(bytes)) {
+        for bytes in self.store.manifests(key) {
+            let Some(manifest) = Manifest::decode(&bytes) else { continue };
             match manifest.broken_by(&mut look) {
                 None => {
-                    direct.hit = self.stored(call, &manifest.action);
+                    direct.hit = self.through(call, key, manifest.action, &bytes, &look);
                     break;
                 }
                 Some(why) => direct.broken.push(why),
@@ -292,14 +368,67 @@ impl Requester {
         direct
     }
 
-    /// The stored result of an action, if it is whole.
-    fn stored(&self, call: &Call, key: &ActionKey) -> Option<Done> {
-        let record = self.store.record(key)?;
-        let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
-        if record.key != *key || record.result.exit_code != 0 {
+    /// What a manifest led to before, if nothing has changed since.
+    fn as_before(&self, call: &Call, key: &Digest) -> Option<Done> {
+        let held = self.held.get(key)?;
+        let done = held
+            .holds(key, &self.store, self.roster.epoch())
+            .then(|| self.serve(call, &held.action, &held.result));
+        done.flatten().or_else(|| {
+            self.held.forget(key);
+            None
+        })
+    }
+
+    /// The stored result of the action that a manifest names, which is these bytes and holds, as `look` saw.
+    fn through(
+        &self,
+        call: &Call,
+        key: &Digest,
+        action: ActionKey,
+        bytes: &[u8],
+        look: &Look<'_>,
+    ) -> Option<Done> {
+        let epoch = self.roster.epoch();
+        let record = self.store.record_place(&action)?;
+        let result = self.recorded(call, &action)?;
+        let done = self.serve(call, &action, &result)?;
+        if let Some(seen) = look.seen() {
+            let manifest = Digest::of(bytes);
+            self.held.remember(*key, Held { manifest, action, record, result, epoch, seen });
+        }
+        Some(done)
+    }
+
+    /// What a manifest led to, ready for the wrapper; the call's build has needed it.
+    fn serve(&self, call: &Call, action: &ActionKey, result: &ActionResult) -> Option<Done> {
+        let done = self.done(&call.stem.outputs, call, result)?;
+        // A manifest is kept only of inputs that are completely known.
+        self.builds.note(call, action, result);
+        Some(done)
+    }
+
+    /// The stored result that serves a prepared compile; its build has needed it.
+    fn stored_for(&self, prepared: &Prepared) -> Option<Done> {
+        let Prepared { call, key, only_quiet, .. } = prepared;
+        let result = self.recorded(call, key)?;
+        let done = self.done(&call.stem.outputs, call, &result)?;
+        if *only_quiet && !done.is_quiet() {
             return None;
         }
-        self.done(&call.stem.outputs, call, &record.result)
+        if prepared.may_be_shared() {
+            self.builds.note(call, key, &result);
+        }
+        Some(done)
+    }
+
+    /// What the store says of an action of `call`.
+    fn recorded(&self, call: &Call, key: &ActionKey) -> Option<ActionResult> {
+        let record = self.store.record(key)?;
+        let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
+        // What was prefetched came without its action.
+        let is_of_call = record.key == *key && record.result.check(&call.stem).is_ok();
+        (is_of_call && record.result.exit_code == 0).then_some(record.result)
     }
 
     /// A result whose blobs are in the store, ready for the wrapper.
@@ -391,7 +520,11 @@ impl Requester {
             tracing::warn!(error = source, "a result was not stored");
             return Err(error.to_string());
         }
+        if prepared.may_be_shared() {
+            self.builds.note(&prepared.call, &prepared.key, result);
+        }
         self.remember_manifest(prepared);
+        self.share_if_quiet(prepared, result);
         Ok(())
     }
 
@@ -417,10 +550,15 @@ impl Requester {
     }
 
     fn remember_manifest(&self, prepared: &Prepared) {
+        self.put_manifest(prepared, prepared.key);
+    }
+
+    /// Lets the call's next manifest lead to `action`.
+    fn put_manifest(&self, prepared: &Prepared, action: ActionKey) {
         if !prepared.inputs.complete {
             return;
         }
-        let manifest = prepared.inputs.manifest(prepared.key);
+        let manifest = prepared.inputs.manifest(action);
         let toolchain = &prepared.action.toolchain;
         if let Err(error) = self.store.put_manifest(&prepared.manifest_key, toolchain, &manifest.encode()) {
             let source = &error as &dyn std::error::Error;
@@ -445,9 +583,28 @@ fn came_back(call: &Call, returned: &Returned) -> Option<Done> {
     Some(Done { stdout: returned.stdout.clone(), stderr: returned.stderr.clone(), outputs })
 }
 
+/// What can be said of a call before anybody is asked or waited for.
+enum First {
+    Compile(Looked),
+    /// No compile.
+    Other(&'static str),
+    /// A compile that cannot be cached.
+    Local(Unknown),
+}
+
+/// A compile whose result was looked for here.
+struct Looked {
+    call: Arc<Call>,
+    claim: Arc<Claim>,
+    /// The name of its manifests and what they gave; nothing yet if a result is being kept under that name.
+    looked_up: Result<(Digest, Option<Direct>), Unknown>,
+}
+
 /// What the look at include manifests gave.
 #[derive(Default)]
 struct Direct {
     hit: Option<Done>,
+    /// The name of the plain compile's manifests, if they were looked at as well.
+    plain: Option<Digest>,
     broken: Vec<String>,
 }

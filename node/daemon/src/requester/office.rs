@@ -39,6 +39,7 @@ impl Requester {
             return None;
         }
         let found = match self.office.look_up(&prepared.action, prepared.key).await {
+            LookedUp::Found(found) if !prepared.is_served_by(&found.record.result) => return None,
             LookedUp::Found(found) => found,
             LookedUp::Nothing(mark) => {
                 let _ = prepared.mark.set(Arc::new(mark));
@@ -64,7 +65,7 @@ impl Requester {
     /// Another compile of this machine has just put it into the store.
     async fn made_meanwhile(self: &Arc<Self>, prepared: &Arc<Prepared>, story: &mut Story) -> Option<Answer> {
         let (this, known) = (self.clone(), prepared.clone());
-        let stored = tokio::task::spawn_blocking(move || this.stored(&known.call, &known.key));
+        let stored = tokio::task::spawn_blocking(move || this.stored_for(&known));
         let done = stored.await.ok().flatten()?;
         story.tell("waited for another compile of this machine that made it".to_owned());
         self.stats.count(|c| c.hits.local += 1);
