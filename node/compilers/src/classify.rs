@@ -106,7 +106,7 @@ fn decide(request: &Request<'_>, files: &dyn Files) -> Result<Invocation, Reason
     if let Some(reason) = parsed.local.take() {
         return Err(reason);
     }
-    let mode = mode(&parsed)?;
+    let mode = mode(request.family, &parsed)?;
     let (source, language) = source(&parsed)?;
     let logical_cwd = logical_cwd(request);
     let cache_only = cache_only(&mut parsed, language, logical_cwd);
@@ -143,12 +143,14 @@ fn other(parsed: &Parsed) -> Option<OtherKind> {
     (!compiles).then_some(OtherKind::Link)
 }
 
-fn mode(parsed: &Parsed) -> Result<Mode, Reason> {
+fn mode(family: Family, parsed: &Parsed) -> Result<Mode, Reason> {
     if parsed.verbose {
         return Err(Reason::new(ReasonKind::Verbose, *b"-v"));
     }
     match (parsed.syntax, parsed.object, parsed.assembly) {
         (false, true, true) => Err(ReasonKind::ConflictingModes.into()),
+        // gcc gets ready to link: it looks for what links, which no toolchain carries, and calls a depfile `a-x.d`.
+        (true, false, false) if family == Family::Gcc => Err(ReasonKind::CompileAndLink.into()),
         (true, _, _) => Ok(Mode::Syntax),
         (false, true, false) => Ok(Mode::Object),
         (false, false, true) => Ok(Mode::Assembly),
