@@ -67,9 +67,11 @@ rivals:
 	    || $(CARGO) install --quiet --root $(TARGET)/rivals $(RIVAL) \
 	    || echo "sccache cannot be installed here"
 
-# 1000 kills of a writing store; takes some minutes.
+# 1000 kills of a writing store, and 1000 of a node under a running build; takes some minutes.
 soak:
+	$(build-release)
 	$(CARGO) run --release -p barn-cache --example kill9 -- 1000
+	$(CARGO) run --release -p barn-tests --example kills -- 1000
 
 # The office's cache in virtual time: 200 nodes with 100,000 entries each for an hour. Some minutes and 2 GB of memory.
 simulate-cache:

@@ -168,6 +168,13 @@ impl Index {
         Ok(Self { db: opened? })
     }
 
+    /// The same database, written out and started again.
+    pub(crate) fn settled(self, dir: &Path) -> Result<Self> {
+        self.flush()?;
+        drop(self);
+        Self::reopen(dir)
+    }
+
     /// Writes everything out; only the closing of a store needs it.
     pub(crate) fn flush(&self) -> Result<()> {
         self.db.flush()?;

@@ -114,6 +114,10 @@ impl Journal {
         Ok(Location { segment, offset, len })
     }
 
+    pub(crate) const fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
     /// The next entry opens a new segment.
     pub(crate) fn seal(&mut self) {
         self.head = None;

@@ -4,7 +4,7 @@
 //! as [`StoreError`]s and pause the store there ([`State::guard`]).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io,
     path::Path,
@@ -24,7 +24,8 @@ use crate::{
     },
     pins::{Pin, Pins},
     platform::{self, Stamp},
-    recover::{self, Totals},
+    rebuild::{Rebuild, Rebuilt},
+    recover::Totals,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -34,8 +35,10 @@ pub(crate) struct State {
     pub(crate) layout: Layout,
     pub(crate) limits: Limits,
     pub(crate) journal: Journal,
-    /// `None` after it failed; rebuilt when the store resumes.
+    /// `None` after it failed and while it is rebuilt.
     pub(crate) index: Option<Index>,
+    /// The rebuild of the index that is under way.
+    pub(crate) rebuild: Option<Rebuild>,
     /// Which of the index directories is in use.
     pub(crate) generation: u64,
     pub(crate) totals: Totals,
@@ -43,14 +46,22 @@ pub(crate) struct State {
     pub(crate) tick: u64,
     /// Uses not yet written to index and journal.
     pub(crate) touched: HashMap<Item, u64>,
-    /// Since when nothing is written.
-    pub(crate) paused: Option<Instant>,
+    /// Since when nothing is written, and why.
+    pub(crate) paused: Option<Pause>,
     /// Public files that were verified, as they looked then.
     pub(crate) checked: HashMap<(Digest, Place), Stamp>,
     pub(crate) pins: Pins,
     pub(crate) eviction: Eviction,
     pub(crate) evicted: u64,
     pub(crate) rotten: u64,
+}
+
+/// A time in which nothing is written.
+#[derive(Debug)]
+pub(crate) struct Pause {
+    pub(crate) since: Instant,
+    /// What failed, for a person.
+    pub(crate) why: String,
 }
 
 impl State {
@@ -72,15 +83,17 @@ impl State {
             self.index = None;
         }
         tracing::warn!(%error, source = ?std::error::Error::source(error), "the store pauses");
-        self.paused = Some(Instant::now());
+        let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+        let why = format!("{error}{}", source.unwrap_or_default());
+        self.paused = Some(Pause { since: Instant::now(), why });
     }
 
     /// Whether writing may be tried; a paused store resumes here.
     ///
     /// # Errors
-    /// `Paused`, `NoSpace`, or what kept the index from being rebuilt.
+    /// `Paused`, also while the index is rebuilt, which begins here; `NoSpace`.
     pub(crate) fn writable(&mut self) -> Result<()> {
-        if self.paused.is_some_and(|since| since.elapsed() < self.limits.retry_after) {
+        if self.paused.as_ref().is_some_and(|pause| pause.since.elapsed() < self.limits.retry_after) {
             return Err(StoreError::Paused);
         }
         let wanted = self.limits.free_bytes_min;
@@ -88,12 +101,40 @@ impl State {
             return Err(StoreError::NoSpace { path: self.layout.root().to_owned(), wanted });
         }
         if self.index.is_none() {
-            recover::rebuild(self)?;
+            self.begin_rebuild()?;
+            return Err(StoreError::Paused);
         }
         if self.paused.take().is_some() {
             tracing::info!(path = %self.layout.root().display(), "the store resumes");
         }
         Ok(())
+    }
+
+    /// Starts to rebuild the index, unless that is under way.
+    pub(crate) fn begin_rebuild(&mut self) -> Result<()> {
+        if self.rebuild.is_none() {
+            self.rebuild = Some(Rebuild::start(&self.layout, &self.journal)?);
+        }
+        Ok(())
+    }
+
+    /// Takes up the index of a rebuild that has ended. If it failed, the store pauses, and a later put tries again.
+    pub(crate) fn take_in_rebuilt(&mut self) {
+        if let Some(rebuild) = self.rebuild.take_if(|rebuild| rebuild.has_ended()) {
+            let _ = self.guard(|state| rebuild.finish().and_then(|rebuilt| state.take_in_index(rebuilt)));
+        }
+    }
+
+    fn take_in_index(&mut self, rebuilt: Rebuilt) -> Result<()> {
+        self.tick = self.tick.max(rebuilt.tick);
+        self.touched.clear();
+        self.checked.clear();
+        self.eviction = Eviction::default();
+        rebuilt.condemned.iter().for_each(|toolchain| self.eviction.condemn(toolchain));
+        (self.journal, self.pins, self.totals) = (rebuilt.journal, rebuilt.pins, rebuilt.totals);
+        (self.index, self.generation) = (Some(rebuilt.index), rebuilt.generation);
+        Layout::empty(&self.layout.indexes(), &self.layout.index(self.generation));
+        self.settle()
     }
 
     /// A blob that is there, as far as its size tells.
@@ -325,6 +366,15 @@ impl State {
             self.adopt(blob, owner)?;
         }
         self.maintain_journal()
+    }
+
+    /// Installed toolchains pin nothing: what is theirs goes by use. Being pinned only tells them from removed ones.
+    pub(crate) fn name_installed(&mut self, toolchains: &HashSet<Digest>) -> Result<()> {
+        let bare = self.pins.iter().filter(|(_, pin)| pin.blobs.is_empty()).map(|(owner, _)| *owner);
+        let removed: Vec<Digest> = bare.filter(|owner| !toolchains.contains(owner)).collect();
+        removed.iter().try_for_each(|owner| self.unpin(owner))?;
+        let unknown: Vec<&Digest> = toolchains.iter().filter(|t| self.pins.of(t).is_none()).collect();
+        unknown.into_iter().try_for_each(|toolchain| self.pin(toolchain, &[]))
     }
 
     /// Notes a use; returns its tick.

@@ -6,6 +6,8 @@
 //! three against each other: exit status, standard output, standard error, and every file that is there
 //! afterwards with its bytes and mode. What the node made of the two calls is read from `barn stats --json`.
 //!
+//! [`kills`] and [`workload`] are for what goes wrong while builds run.
+//!
 //! [`oracle`] is another matter: it holds the include scanner against traced compilers.
 //!
 //! The programs under test are those beside this test's own (`target/debug`, `target/release`); they must have been
@@ -13,11 +15,13 @@
 
 mod counts;
 mod desk;
+pub mod kills;
 pub mod office;
 pub mod oracle;
 pub mod pace;
 mod table;
 mod tree;
+pub mod workload;
 
 pub use counts::{Counts, Expect};
 pub use desk::{Desk, Ran};

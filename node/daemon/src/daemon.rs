@@ -10,6 +10,7 @@ use crate::{
     config::{Config, PORT_DEFAULT},
     enrol::Doorkeeper,
     history::History,
+    housekeeping,
     http_cache::Endpoint,
     node::{Life, Node, cores},
     offers::Offers,
@@ -38,6 +39,10 @@ const RECORD_EVERY: Duration = Duration::from_secs(600);
 const ADVERTISE_EVERY: Duration = Duration::from_secs(5);
 /// How often what is over a limit or too old is removed. Puts and actions do so as well; this is for quiet times.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// How long the start waits for a store that was not closed in order. A small one is ready by then; with a large one
+/// the node serves without it. Wrappers that wait for the node's socket give it a second.
+const REBUILD_WAIT: Duration = Duration::from_millis(300);
 
 /// A node that cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +111,10 @@ async fn start(
 ) -> Result<(Arc<Node>, mpsc::Receiver<MeshEvent>), NodeError> {
     let identity = setup.home.identity()?;
     let limits = Limits::new(setup.config.cache_bytes_max());
-    let store = Store::open(&setup.home.cache_dir(), limits)?;
+    let store = Store::open_soon(&setup.home.cache_dir(), limits)?;
+    if !store.wait_at_most(REBUILD_WAIT) {
+        tracing::info!("the store's index is rebuilt; nothing is found in it until that is done");
+    }
     let sandbox = tokio::task::spawn_blocking({
         let config = setup.config.clone();
         move || crate::containment::set_up(&config)
@@ -161,9 +169,15 @@ async fn start(
         stats: stats.clone(),
         history: history.clone(),
     });
-    let (home, archives) = (setup.home.clone(), store.clone());
-    // Compiles need not wait for either: they are local, and files are read, until it is done.
-    tokio::task::spawn_blocking(move || stand_ins.read(&home, &archives));
+    let (home, archives, recalled) = (setup.home.clone(), store.clone(), shelf.clone());
+    // Compiles need not wait for any of it: they are local, and files are read, until it is done.
+    tokio::task::spawn_blocking(move || {
+        if archives.is_rebuilding() {
+            archives.wait();
+            recalled.recall();
+        }
+        stand_ins.read(&home, &archives);
+    });
     let recalling = recollection.clone();
     tokio::task::spawn_blocking(move || recalling.recall());
     let http_cache = open_http_cache(&setup, &store).await;
@@ -291,6 +305,7 @@ async fn keep_tidy(node: &Arc<Node>) {
         let node = node.clone();
         let turn = move || {
             node.worker.tidy();
+            housekeeping::name_toolchains(&node.store, &node.requester.toolchains);
             node.store.tidy()
         };
         match tokio::task::spawn_blocking(turn).await {

@@ -16,7 +16,7 @@ use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
 use barn_protocol::invite::Invite;
 use clap::{Parser, Subcommand};
 
-use crate::setup::Setup;
+use crate::{config::Size, setup::Setup};
 
 /// The exit code of a command that failed for a reason it printed.
 const EXIT_FAILED: u8 = 1;
@@ -168,12 +168,23 @@ enum CacheVerb {
         #[arg(long)]
         json: bool,
     },
-    /// Evict down to the size limit now.
-    Gc,
+    /// Evict down to the size limit now, what removed compilers left and what was used longest ago first.
+    Gc {
+        /// Evict down to this size, such as 5G or 500M, instead of the limit.
+        #[arg(long)]
+        size: Option<Size>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Forget everything but toolchains in use.
     Clear,
-    /// Read everything back and drop what is damaged.
-    Verify,
+    /// Read everything back and drop what is damaged; fails if something was.
+    Verify {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Runs the command line of this process.
