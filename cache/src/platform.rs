@@ -1,6 +1,23 @@
-//! What differs between operating systems: permission bits, free space, file identity.
+//! What differs between operating systems: permission bits, free space, file identity, memory.
 
 pub(crate) use imp::*;
+pub(crate) use memory::give_back;
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+mod memory {
+    /// Gives memory that was freed back to the system. The allocator of glibc keeps what lies below something that is
+    /// still in use, which after a rebuild is most of it.
+    pub(crate) fn give_back() {
+        // SAFETY: no pointers; the allocator locks its arenas itself.
+        unsafe { nix::libc::malloc_trim(0) };
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+mod memory {
+    pub(crate) fn give_back() {}
+}
 
 #[cfg(unix)]
 mod imp {

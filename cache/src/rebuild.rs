@@ -29,6 +29,7 @@ use crate::{
     layout::{Layout, Place},
     limits::MANIFESTS_PER_KEY_MAX,
     pins::{Pin, Pins},
+    platform,
     recover::Totals,
 };
 
@@ -99,8 +100,7 @@ impl Drop for Rebuild {
 /// When the disk or the database fails, and `Paused` when it was told to stop.
 pub(crate) fn run(layout: &Layout, sealed: bool, stop: &AtomicBool) -> Result<Rebuilt> {
     let root = layout.root();
-    let mut journal =
-        Journal::open(layout.journal()).map_err(StoreError::io("list the journal in", root))?;
+    let mut journal = Journal::open(layout.journal()).map_err(StoreError::io("list the journal in", root))?;
     if sealed {
         journal.seal();
     }
@@ -124,7 +124,9 @@ pub(crate) fn run(layout: &Layout, sealed: bool, stop: &AtomicBool) -> Result<Re
     let index = if items < SETTLED_ITEMS_MIN {
         index
     } else {
-        index.settled(&dir).map_err(StoreError::index(root))?
+        let index = index.settled(&dir).map_err(StoreError::index(root))?;
+        platform::give_back();
+        index
     };
     tracing::info!(blobs = totals.blobs, records = totals.records, "index rebuilt");
     Ok(Rebuilt { index, generation, journal, totals, tick, pins, condemned })

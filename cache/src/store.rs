@@ -26,14 +26,16 @@ use crate::{
     error::{OpenError, StoreError},
     index::{Detail, Item},
     layout::{Layout, Place},
-    limits::{Limits, MANIFEST_BYTES_MAX, RECORD_BLOBS_MAX, RECORD_BYTES_MAX, WHOLE_FILE_BYTES_MAX},
+    limits::{
+        LOCK_WAIT, Limits, MANIFEST_BYTES_MAX, RECORD_BLOBS_MAX, RECORD_BYTES_MAX, WHOLE_FILE_BYTES_MAX,
+    },
     platform, recover,
     state::{Pause, State},
     writer::BlobWriter,
 };
 
-/// Between two looks whether a rebuild has ended.
-const REBUILD_POLL: Duration = Duration::from_millis(2);
+/// Between two looks whether a rebuild has ended, or whoever has the store has gone.
+const POLL: Duration = Duration::from_millis(2);
 
 /// Blobs, records and manifests in one directory. Cheap to clone; the last clone to go closes the store.
 ///
@@ -84,10 +86,8 @@ impl Store {
             .truncate(false)
             .open(layout.lock())
             .map_err(io(&layout.lock()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(dir)),
-            Err(TryLockError::Error(error)) => return Err(io(&layout.lock())(error)),
+        if !take(&lock).map_err(io(&layout.lock()))? {
+            return Err(OpenError::Locked(dir));
         }
         layout.make_buckets().map_err(|(path, source)| OpenError::Io { path, source })?;
         let mut state = recover::open(layout.clone(), limits).map_err(io(&dir))?;
@@ -121,7 +121,7 @@ impl Store {
             if begun.elapsed() >= limit {
                 return false;
             }
-            thread::sleep(REBUILD_POLL);
+            thread::sleep(POLL);
         }
         true
     }
@@ -417,6 +417,19 @@ impl Drop for Shared {
         match self.state.get_mut() {
             Ok(state) => recover::close(state),
             Err(_) => tracing::warn!("the store was not closed in order after a panic"),
+        }
+    }
+}
+
+/// Takes the lock unless somebody keeps it.
+fn take(lock: &File) -> io::Result<bool> {
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if Instant::now() >= end => return Ok(false),
+            Err(TryLockError::WouldBlock) => thread::sleep(POLL),
+            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
 }

@@ -187,7 +187,8 @@ fn what_belongs_to_compilers_no_longer_installed_goes_first() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), small(1 << 30)).unwrap();
     let (gone, here) = (name("gone"), name("here"));
-    let installed = |toolchains: &[Digest]| store.name_installed(&toolchains.iter().copied().collect()).unwrap();
+    let installed =
+        |toolchains: &[Digest]| store.name_installed(&toolchains.iter().copied().collect()).unwrap();
     installed(&[gone, here]);
     let mut digests = HashMap::new();
     for n in 0..40 {

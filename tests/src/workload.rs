@@ -17,7 +17,8 @@ impl<'a> Workload<'a> {
     /// Lays so many units where the desk builds.
     pub fn new(desk: &'a Desk, units: u64) -> Self {
         for unit in 0..units {
-            let source = format!("#include \"value.h\"\nint unit{unit}(int x) {{ return x * {unit} + VALUE; }}\n");
+            let source =
+                format!("#include \"value.h\"\nint unit{unit}(int x) {{ return x * {unit} + VALUE; }}\n");
             desk.write(&format!("u{unit}.c"), &source);
         }
         Self { desk, units, expected: Mutex::default() }

@@ -115,7 +115,11 @@ impl FromStr for Size {
         };
         let base: f64 = if unit.contains('i') { 1024.0 } else { 1000.0 };
         // Beyond 2^64 it is as good as no limit, and so is 2^64.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the conversion saturates")]
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the conversion saturates"
+        )]
         Ok(Self((number * base.powi(power)) as u64))
     }
 }

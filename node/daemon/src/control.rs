@@ -194,8 +194,9 @@ async fn import(node: &Arc<Node>, archive: Option<&str>) -> Result<Value, String
 }
 
 async fn keep_house(node: &Arc<Node>, body: Value) -> Result<Value, String> {
-    let chore: Chore = serde_json::from_value(body)
-        .map_err(|_| "this node does not know that\nhint: restart it with `barn stop`, `barn start`".to_owned())?;
+    let chore: Chore = serde_json::from_value(body).map_err(|_| {
+        "this node does not know that\nhint: restart it with `barn stop`, `barn start`".to_owned()
+    })?;
     let node = node.clone();
     let work = move || chore.run(&node.store, &node.requester.toolchains);
     tokio::task::spawn_blocking(work).await.map_err(|_| "the store panicked".to_owned())

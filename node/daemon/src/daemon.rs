@@ -51,7 +51,7 @@ pub enum NodeError {
     #[error(transparent)]
     Home(#[from] crate::home::HomeError),
     /// The store cannot be opened; most often another node has it.
-    #[error("cannot open the store\nhint: `barn status` tells whether a node runs here already")]
+    #[error("cannot open the store")]
     Store(#[from] barn_cache::OpenError),
     /// The mesh cannot be started.
     #[error("cannot join the network")]
