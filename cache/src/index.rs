@@ -67,12 +67,15 @@ impl Item {
     }
 }
 
+/// In a toolchain's place: more than one named it, as they do what is printed when nothing is. It goes by use alone.
+pub(crate) const SEVERAL: Digest = Digest::from_bytes([0; 32]);
+
 /// What is known of an item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
     /// When it was used last, on the store's own clock.
     pub(crate) tick: u64,
-    /// Whose it is; the last one to name it counts.
+    /// Whose it is: the toolchain that named it, or [`SEVERAL`].
     pub(crate) toolchain: Option<Digest>,
     pub(crate) detail: Detail,
 }

@@ -31,6 +31,7 @@ use crate::{
     pins::{Pin, Pins},
     platform,
     recover::Totals,
+    state::whose,
 };
 
 /// Items written to a new index at once: sled takes most memory for single ones and for large batches.
@@ -253,16 +254,16 @@ impl Found {
     fn apply(&mut self, at: Location, entry: Entry) {
         match entry {
             Entry::Record { key, toolchain, tick, blobs, .. } => {
-                let toolchain = self.toolchains.number(&toolchain);
                 let mut whole = true;
                 for blob in &blobs {
-                    whole &= self.used_blob(blob, tick, toolchain).is_some();
+                    whole &= self.named_blob(blob, tick, &toolchain).is_some();
                 }
+                let toolchain = self.toolchains.number(&toolchain);
                 self.records.insert(key, FoundEntry { tick, at, toolchain, whole });
             }
             Entry::Manifest { key, toolchain, tick, blob } => {
-                let toolchain = self.toolchains.number(&toolchain);
-                if let Some(blob) = self.used_blob(&blob, tick, toolchain) {
+                if let Some(blob) = self.named_blob(&blob, tick, &toolchain) {
+                    let toolchain = self.toolchains.number(&toolchain);
                     self.add_manifest(key, toolchain, FoundManifest { tick, at, blob });
                 }
             }
@@ -271,9 +272,10 @@ impl Found {
                 self.pins.set(&owner, Pin { at, blobs });
             }
             Entry::Unpin { owner } => {
-                let toolchain = self.toolchains.number(&owner);
                 for blob in self.pins.remove(&owner).into_iter().flat_map(|pin| pin.blobs) {
-                    self.used_blob(&blob, 0, toolchain);
+                    if let Some(place) = self.used_blob(&blob, 0) {
+                        self.adopt(place, &owner, |found, other| found.pins.of(other).is_some());
+                    }
                 }
                 self.condemned.insert(owner);
             }
@@ -283,7 +285,7 @@ impl Found {
                 }
             }
             Entry::Foreign { key, tick, blob } => {
-                let whole = self.used_blob(&blob, tick, NONE).is_some();
+                let whole = self.used_blob(&blob, tick).is_some();
                 self.foreign.insert(key, FoundEntry { tick, at, toolchain: NONE, whole });
             }
             Entry::DropForeign { key } => {
@@ -303,23 +305,34 @@ impl Found {
         found.list.truncate(MANIFESTS_PER_KEY_MAX);
     }
 
-    /// Notes that a blob was named; its place in the row, if it is here.
-    fn used_blob(&mut self, digest: &Digest, tick: u64, toolchain: Number) -> Option<u32> {
+    /// Notes that a result of a toolchain names a blob; its place in the row, if it is here.
+    fn named_blob(&mut self, digest: &Digest, tick: u64, toolchain: &Digest) -> Option<u32> {
+        let place = self.used_blob(digest, tick)?;
+        self.adopt(place, toolchain, |found, other| !found.condemned.contains(other));
+        Some(place)
+    }
+
+    /// Notes a blob's use; its place in the row, if it is here.
+    fn used_blob(&mut self, digest: &Digest, tick: u64) -> Option<u32> {
         self.tick = self.tick.max(tick);
         let place = self.blobs.binary_search_by_key(digest, |blob| blob.digest).ok()?;
         let blob = &mut self.blobs[place];
         blob.tick = blob.tick.max(tick);
-        if toolchain != NONE {
-            blob.toolchain = toolchain;
-        }
         u32::try_from(place).ok()
+    }
+
+    /// As the store does it while it is open.
+    fn adopt(&mut self, place: u32, toolchain: &Digest, counts: fn(&Self, &Digest) -> bool) {
+        let before = self.toolchains.digest(self.blobs[place as usize].toolchain);
+        let whose = whose(before, *toolchain, |other| counts(self, other));
+        self.blobs[place as usize].toolchain = self.toolchains.number(&whose);
     }
 
     fn used(&mut self, item: Item, tick: u64) {
         self.tick = self.tick.max(tick);
         let known = match item.kind {
             Kind::Blob => {
-                self.used_blob(&item.digest, tick, NONE);
+                self.used_blob(&item.digest, tick);
                 None
             }
             Kind::Record => self.records.get_mut(&item.digest).map(|found| &mut found.tick),

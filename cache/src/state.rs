@@ -16,7 +16,7 @@ use barn_protocol::{Digest, identity::SignedBytes};
 use crate::{
     error::StoreError,
     evict::{Effort, Eviction},
-    index::{Detail, Index, IndexError, Item, Kind, ManifestMeta, Meta},
+    index::{Detail, Index, IndexError, Item, Kind, ManifestMeta, Meta, SEVERAL},
     journal::{self, Entry, Journal, Location},
     layout::{Layout, Place},
     limits::{
@@ -251,8 +251,7 @@ impl State {
         }
         let item = Item::record(key);
         for blob in blobs {
-            self.adopt(blob, toolchain)?;
-            self.touch(Item::blob(blob));
+            self.name_user(blob, toolchain)?;
         }
         let tick = self.touch(item);
         let entry = Entry::Record {
@@ -301,8 +300,7 @@ impl State {
     /// Adds a manifest, whose bytes are the blob, in front of the others of its key.
     pub(crate) fn put_manifest(&mut self, key: &Digest, toolchain: &Digest, blob: &Digest) -> Result<()> {
         let item = Item::manifests(key);
-        self.adopt(blob, toolchain)?;
-        self.touch(Item::blob(blob));
+        self.name_user(blob, toolchain)?;
         let tick = self.touch(item);
         let entry = Entry::Manifest { key: *key, toolchain: *toolchain, tick, blob: *blob };
         let at = self.append(&entry)?;
@@ -363,7 +361,7 @@ impl State {
         let Some(before) = self.pins.remove(owner) else { return Ok(()) };
         self.totals.journal_live -= u64::from(before.at.len);
         for blob in &before.blobs {
-            self.adopt(blob, owner)?;
+            self.adopt(blob, owner, |state, other| state.pins.of(other).is_some())?;
         }
         self.maintain_journal()
     }
@@ -488,15 +486,22 @@ impl State {
         }
     }
 
-    /// Makes `toolchain` the one a blob goes with.
-    fn adopt(&mut self, blob: &Digest, toolchain: &Digest) -> Result<()> {
+    /// Notes that a result of `toolchain` names a blob.
+    fn name_user(&mut self, blob: &Digest, toolchain: &Digest) -> Result<()> {
+        self.adopt(blob, toolchain, |state, other| !state.eviction.is_condemned(other))?;
+        self.touch(Item::blob(blob));
+        Ok(())
+    }
+
+    /// Makes a blob go with `toolchain`, or with nobody if another one has it that still `counts`.
+    fn adopt(&mut self, blob: &Digest, toolchain: &Digest, counts: fn(&Self, &Digest) -> bool) -> Result<()> {
         let item = Item::blob(blob);
-        match self.get(item)? {
-            Some(meta) if meta.toolchain != Some(*toolchain) => {
-                self.set(item, Meta { toolchain: Some(*toolchain), ..meta })
-            }
-            _ => Ok(()),
+        let Some(meta) = self.get(item)? else { return Ok(()) };
+        let whose = whose(meta.toolchain, *toolchain, |other| counts(self, other));
+        if meta.toolchain == Some(whose) {
+            return Ok(());
         }
+        self.set(item, Meta { toolchain: Some(whose), ..meta })
     }
 
     /// Forgets an item and deletes a blob's files.
@@ -563,6 +568,15 @@ impl State {
     pub(crate) fn append(&mut self, entry: &Entry) -> Result<Location> {
         let dir = self.journal.dir().to_owned();
         self.journal.append(entry).map_err(StoreError::io("write to the journal in", &dir))
+    }
+}
+
+/// Whose a blob is that was `before`'s and is now named by `next`.
+pub(crate) fn whose(before: Option<Digest>, next: Digest, counts: impl FnOnce(&Digest) -> bool) -> Digest {
+    match before {
+        Some(SEVERAL) => SEVERAL,
+        Some(other) if other != next && counts(&other) => SEVERAL,
+        _ => next,
     }
 }
 

@@ -180,6 +180,42 @@ fn a_use_saves_even_what_was_already_chosen() {
     assert_eq!(there, [true, true, false, true]);
 }
 
+/// What two compilers made alike stays when one of them goes, whichever was the last to make it.
+#[test]
+fn what_several_compilers_made_stays_when_one_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), small(1 << 30)).unwrap();
+    let (gone, here) = (name("gone"), name("here"));
+    let alike = store.put_bytes(b"alike").unwrap().digest;
+    let own = store.put_bytes(b"of the other alone").unwrap().digest;
+    store.name_installed(&[gone].into()).unwrap();
+    store.put_record(&key("here"), &here, &signed("s"), &[alike]).unwrap();
+    store.put_record(&key("gone"), &gone, &signed("s"), &[alike, own]).unwrap();
+    for crash in [false, true] {
+        store.name_installed(&[gone, here].into()).unwrap();
+        store.name_installed(&[here].into()).unwrap();
+        if crash {
+            drop(store);
+            uncleanly(dir.path());
+            store = Store::open(dir.path(), small(1 << 30)).unwrap();
+        }
+        store.gc();
+        assert!(store.record(&key("here")).is_some(), "crash: {crash}");
+        assert!(store.record(&key("gone")).is_none() && !store.contains(&own), "crash: {crash}");
+        store.put_bytes(b"of the other alone").unwrap();
+        store.put_record(&key("gone"), &gone, &signed("s"), &[own, alike]).unwrap();
+    }
+    // Nor is it kept for the sake of one that goes later than the other.
+    let pinned = store.put_bytes(b"a part of both").unwrap().digest;
+    [gone, here].iter().for_each(|owner| store.pin(owner, &[pinned]).unwrap());
+    for owner in [gone, here] {
+        assert!(store.contains(&pinned));
+        store.unpin(&owner).unwrap();
+        store.gc();
+    }
+    assert!(!store.contains(&pinned));
+}
+
 /// Of compilers that were installed and are not any more, everything goes first; of those that are, nothing is kept
 /// longer for it; and one that comes back is like any other.
 #[test]
