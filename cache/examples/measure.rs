@@ -1,4 +1,4 @@
-//! What a store costs. In a new store in DIR:
+//! What a store costs. In a new store, `DIR/cache`, as a node has it in its state directory:
 //! - `measure DIR [ACTIONS]` puts that many actions (100,000 by default: a blob of 4 kB, a record and a manifest each),
 //!   looks some up, and closes the store.
 //! - `measure DIR reopen` opens it, looks up 1,000 actions, and ends without closing it: the first time after an orderly
@@ -23,7 +23,7 @@ const LOOKUPS_REOPENED: u64 = 1_000;
 fn main() {
     let mut args = env::args_os().skip(1);
     let dir = args.next().expect("the first argument is a directory");
-    let dir = Path::new(&dir).join("store");
+    let dir = Path::new(&dir).join("cache");
     let verb = args.next().map(|verb| verb.into_string().expect("words of letters and digits"));
     let count = args.next().map_or(ACTIONS, |count| number(&count.to_string_lossy()));
     match verb.as_deref() {

@@ -59,6 +59,11 @@ mod imp {
         File::open(path)?.sync_all()
     }
 
+    /// Whether the disk itself failed, as opposed to a shortage that passes.
+    pub(crate) fn is_disk_error(error: &io::Error) -> bool {
+        error.raw_os_error() == Some(nix::libc::EIO)
+    }
+
     /// Bytes an ordinary user can still write on this file system; `None` if it does not say.
     pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
         let stat = nix::sys::statvfs::statvfs(path).ok()?;
@@ -103,6 +108,10 @@ mod imp {
 
     pub(crate) fn sync_dir(_path: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    pub(crate) fn is_disk_error(_error: &io::Error) -> bool {
+        false
     }
 
     pub(crate) fn free_bytes(_path: &Path) -> Option<u64> {

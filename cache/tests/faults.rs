@@ -230,6 +230,25 @@ fn a_directory_in_a_blobs_place_is_a_miss() {
     assert_eq!(store.record(&key("two")), None);
 }
 
+/// A file that gives an input/output error when it is read, as a bad disk does.
+#[test]
+fn a_journal_segment_that_cannot_be_read_is_lost_and_the_others_are_not() {
+    let failing = Path::new("/proc/self/mem");
+    if !failing.exists() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    CONTENTS.fill(&open(dir.path()));
+    let segment = dir.path().join("journal-v1/0000000000000001");
+    std::os::unix::fs::symlink(failing, &segment).unwrap();
+    assert_eq!(fs::read(&segment).unwrap_err().raw_os_error(), Some(5));
+    uncleanly(dir.path());
+    let store = open(dir.path());
+    assert_eq!(CONTENTS.count(&store), WHOLE);
+    store.put_bytes(b"more").unwrap();
+    assert_eq!(store.stat().paused, None);
+}
+
 #[test]
 fn the_second_to_open_a_store_is_refused_and_told_so() {
     let dir = tempfile::tempdir().unwrap();

@@ -22,6 +22,8 @@ use serde_json::Value;
 
 /// Kills in a test run; `make soak` does 1000.
 const KILLS: u32 = 25;
+/// The number of the input/output error.
+const EIO: i32 = 5;
 /// Units of the small builds.
 const UNITS: u64 = 4;
 
@@ -50,16 +52,19 @@ fn a_node_killed_at_any_instant_spoils_nothing() {
     println!("{}", kills::run(KILLS, 1));
 }
 
-/// A file system in memory at a place, unmounted at the end.
+/// A file system of its own at a place, unmounted at the end.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` where that is not allowed; where tests must be whole, that is a failure.
+    /// One in memory. `None` where that is not allowed; where tests must be whole, that is a failure.
     fn mount(at: &Path, size: &str) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
         let options = format!("size={size},mode=0711");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "barn-test"]).arg(at).output();
+        Self::mount_with(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "barn-test"]), at)
+    }
+
+    fn mount_with(command: &mut Command, at: &Path) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let mounted = command.arg(at).output();
         let reason = match mounted {
             Ok(output) if output.status.success() => return Some(Self(at.to_owned())),
             Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
@@ -139,6 +144,111 @@ fn without_room_for_temporary_files_it_is_as_without_barn() {
         }
     }
     drop_node(&desk);
+}
+
+/// A disk that promises more than it has: its blocks are in a file on a small one. What of that file is cut off cannot
+/// be read, and once the small disk is full new blocks cannot be written: the kernel then gives input/output errors.
+struct ThinDisk {
+    disk: SmallDisk,
+    image: PathBuf,
+    below: SmallDisk,
+}
+
+impl ThinDisk {
+    fn mount(desk: &Desk, size: &str) -> Option<Self> {
+        let below = SmallDisk::mount(&desk.at("below"), size)?;
+        let image = below.0.join("image");
+        // Without a journal it goes on after an error.
+        let made =
+            Command::new("mkfs.ext4").args(["-q", "-F", "-O", "^has_journal"]).arg(&image).arg("1g").status();
+        assert!(made.unwrap().success());
+        let disk = Self::attach(&image, &desk.state())?;
+        fs::set_permissions(desk.state(), fs::Permissions::from_mode(0o711)).unwrap();
+        Some(Self { disk, image, below })
+    }
+
+    fn attach(image: &Path, at: &Path) -> Option<SmallDisk> {
+        SmallDisk::mount_with(Command::new("mount").args(["-o", "loop"]).arg(image), at)
+    }
+
+    fn sync(&self) {
+        // It fails when something could not be written, as it should here.
+        let _ = Command::new("sync").arg("-f").arg(&self.disk.0).stderr(Stdio::null()).status().unwrap();
+    }
+
+    /// Makes these files unreadable: the blocks are gone, and so is what the kernel remembers of them.
+    fn lose(&self, files: &[PathBuf]) {
+        self.sync();
+        for file in files {
+            let input = format!("if={}", file.display());
+            let ran = Command::new("dd").args([&input, "iflag=nocache", "count=0", "status=none"]).status();
+            assert!(ran.unwrap().success());
+        }
+        File::options().write(true).open(&self.image).unwrap().set_len(0).unwrap();
+        let lost = |file: &PathBuf| fs::read(file).is_err_and(|error| error.raw_os_error() == Some(EIO));
+        assert!(files.iter().all(lost), "they can be read");
+    }
+
+    /// As after a reboot: what was not written is gone, and the file system is checked.
+    fn reboot(self, desk: &Desk) -> Self {
+        let Self { disk, image, below } = self;
+        drop(disk);
+        let checked = Command::new("e2fsck").arg("-fy").arg(&image).output().unwrap();
+        assert!(checked.status.code().is_some_and(|code| code < 4), "{checked:?}");
+        let disk = Self::attach(&image, &desk.state()).expect("it was mounted before");
+        Self { disk, image, below }
+    }
+}
+
+/// What is gone is more than the store: only that nothing is wrong and nothing fails can be asked for.
+#[test]
+fn on_a_disk_that_cannot_be_read_builds_go_on() {
+    for part in ["blobs-v1", "journal-v1", "index-v1"] {
+        let desk = Desk::without_node();
+        let Some(disk) = ThinDisk::mount(&desk, "128m") else { return };
+        desk.barn(&["start"]).ok();
+        let work = Workload::new(&desk, UNITS);
+        work.build(1);
+        assert_eq!(work.counted(1).hits, UNITS);
+        let lost: Vec<PathBuf> = files(&desk.state().join("cache").join(part))
+            .into_iter()
+            .filter(|path| fs::metadata(path).is_ok_and(|meta| meta.len() > 0))
+            .collect();
+        disk.lose(&lost);
+        work.build(1);
+        work.build(2);
+        // Its index is read now, if not before.
+        desk.kill_node();
+        work.build(2);
+        work.build(1);
+        drop_node(&desk);
+    }
+}
+
+#[test]
+fn what_the_disk_could_not_write_is_not_served() {
+    let desk = Desk::without_node();
+    let Some(disk) = ThinDisk::mount(&desk, "24m") else { return };
+    desk.barn(&["start"]).ok();
+    let work = Workload::new(&desk, UNITS);
+    work.build(1);
+    disk.sync();
+    disk.below.fill("ballast", u64::MAX);
+    for value in 1..10 {
+        work.build(value);
+        disk.sync();
+    }
+    drop_node(&desk);
+    assert!(!desk.state().join("cache/index-v1/clean").exists(), "it was not closed in order");
+    fs::remove_file(disk.below.0.join("ballast")).unwrap();
+    let disk = disk.reboot(&desk);
+    desk.barn(&["start"]).ok();
+    (1..10).for_each(|value| work.build(value));
+    await_hits(&desk, &work, 1);
+    desk.barn(&["cache", "verify"]);
+    assert!(desk.barn(&["cache", "verify"]).ok().out().ends_with("all are whole\n"));
+    drop_node(&desk);
+    drop(disk);
 }
 
 /// Makes system calls on some files fail for a process and all its threads, while it is there.
