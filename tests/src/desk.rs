@@ -91,6 +91,12 @@ impl Desk {
         self.root.join("state")
     }
 
+    /// Writes the node's settings. It reads them when it starts.
+    pub fn configure(&self, settings: &str) {
+        fs::create_dir_all(self.state()).unwrap();
+        fs::write(self.state().join("barn.toml"), settings).unwrap();
+    }
+
     /// Writes a file in the directory to build in, in place.
     pub fn write(&self, path: &str, contents: &str) {
         fs::write(self.at(path), contents).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -189,6 +195,14 @@ impl Desk {
         let pid = self.node_pid().expect("a node runs");
         let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Kills the node and waits until it is gone. A node that died meanwhile, or was never there, is no matter.
+    pub fn kill_node(&self) {
+        let Some(pid) = self.node_pid() else { return };
+        // It may have ended by itself: then `kill` finds nobody.
+        let _ = Command::new("kill").args(["-KILL", &pid]).stderr(Stdio::null()).status().unwrap();
+        self.await_that("the node is gone", |desk| desk.node_pid().as_ref() != Some(&pid));
     }
 
     /// The variables that every line finds, and no others.

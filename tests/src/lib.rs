@@ -6,6 +6,8 @@
 //! there again. All are held against the first: exit status, standard output, standard error, and every file that is there
 //! afterwards with its bytes and mode. What the node made of each call is read from `barn stats --json`.
 //!
+//! [`kills`] and [`workload`] are for what goes wrong while builds run.
+//!
 //! [`oracle`] is another matter: it holds the include scanner against traced compilers.
 //!
 //! The programs under test are those beside this test's own (`target/debug`, `target/release`); they must have been
@@ -13,12 +15,14 @@
 
 mod counts;
 mod desk;
+pub mod kills;
 mod lanes;
 pub mod office;
 pub mod oracle;
 pub mod pace;
 mod table;
 mod tree;
+pub mod workload;
 
 pub use counts::{Counts, Expect, Where};
 pub use desk::{Desk, Ran};

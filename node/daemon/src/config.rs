@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use serde::Deserialize;
@@ -11,8 +12,8 @@ pub use crate::trust::Trust;
 
 /// The port a node tries first, for TCP (control) and UDP (data) alike.
 pub const PORT_DEFAULT: u16 = 7117;
-/// Size limit of the store unless set, in GiB: a few full builds of a large C++ project.
-pub const CACHE_GIB_DEFAULT: u64 = 20;
+/// Size limit of the store unless set: a few full builds of a large C++ project.
+pub const CACHE_SIZE_DEFAULT: Size = Size(20 << 30);
 
 /// The settings of one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -68,12 +69,61 @@ pub struct Worker {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cache {
-    /// Size limit in GiB.
-    pub size_gib: Option<u64>,
+    /// Size limit.
+    pub size: Option<Size>,
     /// What of the office's cache is used.
     pub share: Share,
     /// Whose results are believed.
     pub trust: Trust,
+}
+
+/// A number of bytes as people write it: `20G`, `1.5 GiB`, `500M`. With an `i` the units are powers of 1024, without one
+/// of 1000, as with ccache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Size(u64);
+
+impl Size {
+    /// In bytes.
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no size: write \"20G\", \"1.5 GiB\" or \"500M\"");
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let unit = unit.trim_start().to_ascii_lowercase();
+        let power = match unit.strip_suffix('b').unwrap_or(&unit) {
+            "" if number == 0.0 => 0,
+            "k" | "ki" => 1,
+            "m" | "mi" => 2,
+            "g" | "gi" => 3,
+            "t" | "ti" => 4,
+            _ => return Err(wrong()),
+        };
+        let base: f64 = if unit.contains('i') { 1024.0 } else { 1000.0 };
+        // Beyond 2^64 it is as good as no limit, and so is 2^64.
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the conversion saturates"
+        )]
+        Ok(Self((number * base.powi(power)) as u64))
+    }
 }
 
 /// What of the office's cache a machine uses. Whatever it is, the machine keeps what others give it to keep.
@@ -274,7 +324,7 @@ impl Config {
 
     /// The store's size limit in bytes.
     pub fn cache_bytes_max(&self) -> u64 {
-        self.cache.size_gib.unwrap_or(CACHE_GIB_DEFAULT) << 30
+        self.cache.size.unwrap_or(CACHE_SIZE_DEFAULT).bytes()
     }
 
     /// This machine's name in the mesh.
@@ -316,6 +366,30 @@ mod tests {
         }
         let error = Config::parse("\n\n[worker]\nslot = 3\n").unwrap_err();
         assert!(error.starts_with("line 4: unknown field `slot`"), "{error}");
+    }
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        let check = |text: &str, expected: Option<u64>| {
+            let found = Config::parse(&format!("[cache]\nsize = \"{text}\"\n"));
+            match (found, expected) {
+                (Ok(config), Some(bytes)) => assert_eq!(config.cache_bytes_max(), bytes, "{text}"),
+                (Err(error), None) => assert!(error.contains("is no size: write \"20G\""), "{error}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        };
+        check("20G", Some(20_000_000_000));
+        check("20 GiB", Some(20 << 30));
+        check("1.5Gi", Some(3 << 29));
+        check("500M", Some(500_000_000));
+        check("64 kib", Some(64 << 10));
+        check("2TB", Some(2_000_000_000_000));
+        check("0", Some(0));
+        check("99999999999T", Some(u64::MAX));
+        for wrong in ["", "20", "G", "-1G", "1e3G", "20X", "2 0G", "1.2.3G", "20iG", "GB 20", "20 GiBi"] {
+            check(wrong, None);
+        }
+        assert_eq!(Config::default().cache_bytes_max(), 20 << 30);
     }
 
     #[test]
@@ -382,7 +456,7 @@ mod tests {
             "worker.memory_mib",
             "worker.sandbox_uid",
             "worker.adopt_toolchains",
-            "cache.size_gib",
+            "cache.size",
             "http_cache.listen",
             "cache.share",
             "cache.trust",

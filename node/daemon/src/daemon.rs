@@ -11,6 +11,7 @@ use crate::{
     config::{Config, PORT_DEFAULT},
     enrol::Doorkeeper,
     history::History,
+    housekeeping,
     http_cache::Endpoint,
     node::{Life, Node, cores},
     offers::Offers,
@@ -42,6 +43,10 @@ const ADVERTISE_EVERY: Duration = Duration::from_secs(5);
 /// How often what is over a limit or too old is removed. Puts and actions do so as well; this is for quiet times.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 
+/// How long the start waits for a store that was not closed in order. A small one is ready by then; with a large one
+/// the node serves without it. Wrappers that wait for the node's socket give it a second.
+const REBUILD_WAIT: Duration = Duration::from_millis(300);
+
 /// A node that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -49,7 +54,7 @@ pub enum NodeError {
     #[error(transparent)]
     Home(#[from] crate::home::HomeError),
     /// The store cannot be opened; most often another node has it.
-    #[error("cannot open the store\nhint: `barn status` tells whether a node runs here already")]
+    #[error("cannot open the store")]
     Store(#[from] barn_cache::OpenError),
     /// The mesh cannot be started.
     #[error("cannot join the network")]
@@ -110,7 +115,10 @@ async fn start(
 ) -> Result<(Arc<Node>, mpsc::Receiver<MeshEvent>), NodeError> {
     let identity = setup.home.identity()?;
     let limits = Limits::new(setup.config.cache_bytes_max());
-    let store = Store::open(&setup.home.cache_dir(), limits)?;
+    let store = Store::open_soon(&setup.home.cache_dir(), limits)?;
+    if !store.wait_at_most(REBUILD_WAIT) {
+        tracing::info!("the store's index is rebuilt; nothing is found in it until that is done");
+    }
     let sandbox = tokio::task::spawn_blocking({
         let config = setup.config.clone();
         move || crate::containment::set_up(&config)
@@ -169,9 +177,15 @@ async fn start(
         history: history.clone(),
     });
     let warmer = Warmer::new(requester.clone(), &setup.config);
-    let (home, archives) = (setup.home.clone(), store.clone());
-    // Compiles need not wait for either: they are local, and files are read, until it is done.
-    tokio::task::spawn_blocking(move || stand_ins.read(&home, &archives));
+    let (home, archives, recalled) = (setup.home.clone(), store.clone(), shelf.clone());
+    // Compiles need not wait for any of it: they are local, and files are read, until it is done.
+    tokio::task::spawn_blocking(move || {
+        if archives.is_rebuilding() {
+            archives.wait();
+            recalled.recall();
+        }
+        stand_ins.read(&home, &archives);
+    });
     let recalling = recollection.clone();
     tokio::task::spawn_blocking(move || recalling.recall());
     let http_cache = open_http_cache(&setup, &store).await;
@@ -307,6 +321,7 @@ async fn keep_tidy(node: &Arc<Node>) {
         let node = node.clone();
         let turn = move || {
             node.worker.tidy();
+            housekeeping::name_toolchains(&node.store, &node.requester.toolchains);
             node.store.tidy()
         };
         match tokio::task::spawn_blocking(turn).await {

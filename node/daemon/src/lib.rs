@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod enrol;
 pub mod history;
 pub mod home;
+mod housekeeping;
 mod http_cache;
 pub mod node;
 mod offers;
