@@ -366,19 +366,21 @@ fn compilers_behind_other_programs() {
     );
 }
 
-/// Rust passes through unchanged.
+/// What is no Rust compiler of a known form passes through unchanged.
 #[test]
-fn rustc_is_left_alone() {
+fn strange_rustcs_are_left_alone() {
     let tree: Tree<'_> = &[
         ("x.rs", "pub fn x() { let unused = 1; }\n"),
         ("bin/rustc", "#!/bin/sh\necho \"rustc $*\"; echo warning >&2; touch libx.rlib; exit 3\n"),
     ];
+    let known = "--crate-name x --crate-type lib --emit=dep-info,metadata x.rs";
     Desk::new().table(
         tree,
         &[
-            ("$B bin/rustc --crate-type lib x.rs", Local("rustc")),
-            ("PATH=$M:$PWD/bin:$PATH; export PATH; rustc --crate-type lib x.rs", Local("rustc")),
-            ("PATH=$PWD/bin:$PATH; export PATH; $B rustc - < x.rs", Local("rustc")),
+            ("$B bin/rustc --crate-type lib x.rs", Local("crate-outputs")),
+            (&format!("$B bin/rustc {known}"), Local("rust-compiler")),
+            ("PATH=$M:$PWD/bin:$PATH; export PATH; rustc --crate-type lib x.rs", Local("crate-outputs")),
+            ("PATH=$PWD/bin:$PATH; export PATH; $B rustc - < x.rs", Local("standard-input")),
         ],
     );
 }

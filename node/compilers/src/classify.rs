@@ -19,6 +19,7 @@ use crate::outputs;
 use crate::parse::{self, Parsed};
 use crate::reason::{Reason, ReasonKind};
 use crate::response::{self, Files, ResponseError};
+use crate::rustc::{self, RustCompile};
 
 /// A command line and what it is run in.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,8 @@ pub enum Invocation {
     Distributable(Box<Compile>),
     /// A compile that may be cached, and run here only.
     CacheOnly(Box<Compile>, Reason),
+    /// A compile of a Rust crate, which may be cached, and runs here only.
+    Rust(Box<RustCompile>),
     /// A compile that runs here and is not cached.
     Local(Reason),
     /// No compile.
@@ -63,6 +66,8 @@ pub enum OtherKind {
     Link,
     /// Names no input.
     NoInput,
+    /// Writes documentation.
+    Document,
 }
 
 impl OtherKind {
@@ -73,6 +78,7 @@ impl OtherKind {
             OtherKind::Preprocess => "preprocess",
             OtherKind::Link => "link",
             OtherKind::NoInput => "no-input",
+            OtherKind::Document => "document",
         }
     }
 }
@@ -83,6 +89,9 @@ pub fn classify(request: &Request<'_>, files: &dyn Files) -> Invocation {
 }
 
 fn decide(request: &Request<'_>, files: &dyn Files) -> Result<Invocation, Reason> {
+    if request.family == Family::Rustc {
+        return rustc::classify(request, files);
+    }
     let driver = detect::guess(request.program_name).driver;
     if driver == Driver::Preprocessor {
         return Ok(Invocation::Other(OtherKind::Preprocess));
@@ -117,7 +126,6 @@ fn decide(request: &Request<'_>, files: &dyn Files) -> Result<Invocation, Reason
 
 fn check_compiler(request: &Request<'_>, driver: Driver) -> Result<(), Reason> {
     match (request.family, driver) {
-        (Family::Rustc, _) => Err(ReasonKind::Rustc.into()),
         (Family::Gcc | Family::Clang, Driver::Msvc) => {
             Err(Reason::new(ReasonKind::UnsupportedDriver, request.program_name))
         }

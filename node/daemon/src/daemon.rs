@@ -151,6 +151,8 @@ async fn start(
         office: office.clone(),
         dispatch: Dispatch::start(cores),
         toolchains: index.clone(),
+        tools: Arc::default(),
+        closures: Arc::default(),
         stand_ins: stand_ins.clone(),
         locales: Locales::default(),
         files: files.clone(),

@@ -34,7 +34,7 @@ use tokio::{
 
 use crate::{
     node::Node,
-    requester::{Answer, Done, LocalRun},
+    requester::{Answer, Done, DoneOutput, LocalWork},
 };
 
 /// Connections at once: 200 requesters of a wild `-j` on several trees, and room to spare.
@@ -139,7 +139,7 @@ impl Session {
                 }
                 delivered
             }
-            Answer::Compile(run) => self.compile(*run).await,
+            Answer::Compile(run) => self.compile(run).await,
         }
     }
 
@@ -164,9 +164,13 @@ impl Session {
 
     /// Hands a result over and waits until the wrapper has written it.
     async fn deliver(&mut self, done: Done) -> io::Result<()> {
-        let files: Vec<BorrowedFd<'_>> = done.outputs.iter().map(|(_, _, file)| file.as_fd()).collect();
-        let outputs =
-            done.outputs.iter().map(|(path, size, _)| Output { path: path.clone(), size: *size }).collect();
+        let files: Vec<BorrowedFd<'_>> = done.outputs.iter().map(|output| output.file.as_fd()).collect();
+        let output = |output: &DoneOutput| Output {
+            path: output.target.name.clone(),
+            size: output.size,
+            executable: output.target.executable,
+        };
+        let outputs = done.outputs.iter().map(output).collect();
         let message = ToWrapper::Done(messages::Done {
             exit_code: 0,
             stdout: done.stdout,
@@ -181,7 +185,7 @@ impl Session {
     }
 
     /// Lets the wrapper compile, and takes in what it hands over.
-    async fn compile(mut self, run: LocalRun) -> io::Result<()> {
+    async fn compile(mut self, run: Box<dyn LocalWork>) -> io::Result<()> {
         if let Err(error) = self.send(&ToWrapper::Compile(run.order()), &[]).await {
             run.lost();
             return Err(error);

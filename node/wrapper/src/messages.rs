@@ -37,7 +37,7 @@ use std::fmt;
 use wire::{Fields, Frame, at_most, open};
 
 /// Version of the frames. Raise it with any change to them.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest frame, in bytes after its length field. An environment and argv of the kernel's default limit (2 MiB
 /// together) fit; what is longer runs locally.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -180,6 +180,8 @@ pub struct Output {
     pub path: Vec<u8>,
     /// Size in bytes; a descriptor with more or less behind it is an error.
     pub size: u64,
+    /// Whether it is written as a program: what a linker makes.
+    pub executable: bool,
 }
 
 /// A verb of the command line for the running node.
@@ -508,13 +510,16 @@ fn encode_done(done: &Done) -> Result<Vec<u8>, EncodeError> {
     frame.list(&done.outputs, |frame, output| {
         frame.bytes(&output.path);
         frame.u64(output.size);
+        frame.flag(output.executable);
     });
     frame.finish()
 }
 
 fn decode_done(fields: &mut Fields<'_>) -> Result<Done, DecodeError> {
     let (exit_code, stdout, stderr) = (fields.i32()?, fields.bytes()?, fields.bytes()?);
-    let outputs = fields.outputs(|fields| Ok(Output { path: fields.bytes()?, size: fields.u64()? }))?;
+    let outputs = fields.outputs(|fields| {
+        Ok(Output { path: fields.bytes()?, size: fields.u64()?, executable: fields.flag()? })
+    })?;
     Ok(Done { exit_code, stdout, stderr, outputs })
 }
 

@@ -56,7 +56,8 @@ impl Staged {
         if existing.as_ref().is_some_and(|existing| !existing.is_file()) {
             return Err(io::Error::other("the target is no regular file"));
         }
-        let (temporary, file) = create_beside(target, index)?;
+        let mode = if output.executable { 0o777 } else { 0o666 };
+        let (temporary, file) = create_beside(target, index, mode)?;
         let staged = Self { temporary, target: target.to_owned() };
         if let Some(existing) = existing {
             check_replaceable(&existing, &file.metadata()?)?;
@@ -92,11 +93,11 @@ fn check_replaceable(existing: &Metadata, new: &Metadata) -> io::Result<()> {
     }
 }
 
-fn create_beside(target: &Path, index: usize) -> io::Result<(PathBuf, File)> {
+fn create_beside(target: &Path, index: usize, mode: u32) -> io::Result<(PathBuf, File)> {
     let process = std::process::id();
     for attempt in (index..).step_by(crate::messages::OUTPUTS_MAX).take(NAMES_MAX) {
         let path = target.with_file_name(format!(".barn-{process}-{attempt}.tmp"));
-        match OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path) {
+        match OpenOptions::new().write(true).create_new(true).mode(mode).open(&path) {
             Ok(file) => return Ok((path, file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -168,7 +169,8 @@ mod tests {
             let mut source = tempfile::tempfile().unwrap();
             source.write_all(content).unwrap();
             sources.push(OwnedFd::from(source));
-            wanted.push(Output { path: root.join(path).into_os_string().into_encoded_bytes(), size: *size });
+            let path = root.join(path).into_os_string().into_encoded_bytes();
+            wanted.push(Output { path, size: *size, executable: false });
         }
         let result = place(&wanted, sources);
         expect(result, root);
@@ -248,7 +250,7 @@ mod tests {
                 assert_ne!(fs::read(root.join("x.o")).unwrap_or_default(), b"new");
             });
         }
-        let null = Output { path: b"/dev/null".to_vec(), size: 0 };
+        let null = Output { path: b"/dev/null".to_vec(), size: 0, executable: false };
         place(&[null], vec![tempfile::tempfile().unwrap().into()]).unwrap_err();
     }
 
@@ -256,8 +258,8 @@ mod tests {
     fn a_name_left_by_a_killed_wrapper_is_passed_over() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("x.o");
-        let (first, _) = create_beside(&target, 3).unwrap();
-        let (second, _) = create_beside(&target, 3).unwrap();
+        let (first, _) = create_beside(&target, 3, 0o666).unwrap();
+        let (second, _) = create_beside(&target, 3, 0o666).unwrap();
         assert_ne!(first, second);
     }
 }

@@ -24,6 +24,7 @@ mod office;
 mod place;
 pub mod recollection;
 mod remote;
+mod rust;
 pub mod sight;
 mod story;
 mod tries;
@@ -37,8 +38,7 @@ use std::{
 use barn_cache::{Store, StoreError};
 use barn_mesh::{Mesh, RosterCell};
 use barn_protocol::{
-    Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId,
-    action::{Blob, Output},
+    Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId, action::Blob,
     identity::SignedBytes,
 };
 pub use call::Call;
@@ -47,11 +47,12 @@ use dispatch::Dispatch;
 use files::Files;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 use keep::{Keep, Keeper};
-pub use local::LocalRun;
+pub use local::{LocalRun, LocalWork};
 use manifest::{Manifest, manifest_key};
 use obstacle::Obstacle;
 pub(crate) use remote::Carrier;
 use remote::Returned;
+pub use rust::Closures;
 use sight::{Look, Sight};
 use story::Story;
 use writers::{Claim, Writers};
@@ -65,6 +66,7 @@ use crate::{
         ToolchainIndex,
         locale::Locales,
         stand_in::{StandIn, StandIns},
+        tools::Tools,
     },
 };
 
@@ -75,7 +77,7 @@ pub enum Answer {
     /// Here is the result; its outputs are claimed until the wrapper has written them. Then the last part is to be begun.
     Done(Done, Arc<Claim>, Option<Keep>),
     /// Run the compiler and report.
-    Compile(Box<LocalRun>),
+    Compile(Box<dyn LocalWork>),
 }
 
 /// A result ready to be written by the wrapper.
@@ -85,8 +87,28 @@ pub struct Done {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
-    /// The outputs: where to write, how many bytes, from what.
-    pub outputs: Vec<(Vec<u8>, u64, File)>,
+    /// The outputs.
+    pub outputs: Vec<DoneOutput>,
+}
+
+/// One output of a result.
+#[derive(Debug)]
+pub struct DoneOutput {
+    /// Where to write.
+    pub target: Target,
+    /// How many bytes.
+    pub size: u64,
+    /// From what.
+    pub file: File,
+}
+
+/// Where an output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// As the user calls it.
+    pub name: Vec<u8>,
+    /// Whether it is written as a program.
+    pub executable: bool,
 }
 
 /// Everything requests share.
@@ -107,6 +129,10 @@ pub struct Requester {
     pub dispatch: Dispatch,
     /// The compilers of this machine.
     pub toolchains: Arc<ToolchainIndex>,
+    /// The Rust compilers and the linkers of this machine.
+    pub tools: Arc<Tools>,
+    /// Rust libraries that are being made.
+    pub closures: Arc<Closures>,
     /// What stands in for some of them.
     pub stand_ins: Arc<StandIns>,
     /// How the user's locale is spoken elsewhere.
@@ -164,12 +190,13 @@ impl Requester {
         let mut story = Story::begin(&request, self.history.clone());
         let this = self.clone();
         let understand = move || {
-            let Self { toolchains, stand_ins, locales, .. } = &*this;
-            understand(&request, Compilers { toolchains, stand_ins, locales })
+            let Self { toolchains, stand_ins, locales, tools, .. } = &*this;
+            understand(&request, Compilers { toolchains, stand_ins, locales, tools })
         };
         let understood = tokio::task::spawn_blocking(understand).await;
         match understood {
             Ok(Understood::Call(call)) => self.answer_compile(Arc::new(*call), story).await,
+            Ok(Understood::Rust(call)) => self.answer_rust(Arc::new(*call), story).await,
             Ok(Understood::Other(what)) => {
                 self.stats.count(|c| c.requests.other += 1);
                 story.tell(format!("no compile ({what}): the wrapper became the compiler"));
@@ -299,18 +326,17 @@ impl Requester {
         if record.key != *key || record.result.exit_code != 0 {
             return None;
         }
-        self.done(&call.stem.outputs, call, &record.result)
+        self.done(&call.targets(), &record.result)
     }
 
     /// A result whose blobs are in the store, ready for the wrapper.
-    fn done(&self, outputs: &[Output], call: &Call, result: &ActionResult) -> Option<Done> {
+    fn done(&self, targets: &[Target], result: &ActionResult) -> Option<Done> {
         let whole =
             |blob: &Blob| if blob.size == 0 { Some(Vec::new()) } else { self.store.read_blob(&blob.digest) };
         let mut files = Vec::with_capacity(result.outputs.len());
         for file in &result.outputs {
-            let index = usize::try_from(file.output).ok().filter(|index| *index < outputs.len())?;
-            let written_as = call.output_names.get(index)?.clone();
-            files.push((written_as, file.size, self.store.open_blob(&file.digest)?));
+            let target = targets.get(usize::try_from(file.output).ok()?)?.clone();
+            files.push(DoneOutput { target, size: file.size, file: self.store.open_blob(&file.digest)? });
         }
         Some(Done { stdout: whole(&result.stdout)?, stderr: whole(&result.stderr)?, outputs: files })
     }
@@ -438,9 +464,10 @@ impl Requester {
 /// What a worker sent, ready for the wrapper.
 fn came_back(call: &Call, returned: &Returned) -> Option<Done> {
     let mut outputs = Vec::with_capacity(returned.outputs.len());
+    let targets = call.targets();
     for (of, arrived) in returned.result.outputs.iter().zip(&returned.outputs) {
-        let written_as = call.output_names.get(usize::try_from(of.output).ok()?)?.clone();
-        outputs.push((written_as, of.size, arrived.open().ok()?));
+        let target = targets.get(usize::try_from(of.output).ok()?)?.clone();
+        outputs.push(DoneOutput { target, size: of.size, file: arrived.open().ok()? });
     }
     Some(Done { stdout: returned.stdout.clone(), stderr: returned.stderr.clone(), outputs })
 }

@@ -54,10 +54,12 @@ obstacles! {
     OutputName "output-name" "an output has no file name"
     PragmaDependency "pragma-dependency" "`#pragma GCC dependency` compares the times of files"
     PrecompiledHeader "precompiled-header" "a precompiled header would be read, or a pragma asks for one"
+    RustCompiler "rust-compiler" "the Rust compiler's files cannot be told"
     Source "source" "the source cannot be read"
     SpecialInput "special-input" "an input is no regular file"
     SpecialOutput "special-output" "an output is no regular file"
     StandIn "stand-in" "the archive that `[[toolchain]]` names cannot stand in for the compiler"
+    UnknownCrate "unknown-crate" "a library was made before barn was used, so it is not known what it depends on"
     TimeMacros "time-macros" "`__DATE__`, `__TIME__` or `__TIMESTAMP__` occurs"
 }
 

@@ -139,7 +139,7 @@ impl Requester {
                 put.inspect_err(|error| tracing::debug!(%error, "cannot take in a small output")).ok()?;
             }
         }
-        self.done(&prepared.action.outputs, &prepared.call, result)
+        self.done(&prepared.call.targets(), result)
     }
 
     /// Keeps what was found, and answers with it.

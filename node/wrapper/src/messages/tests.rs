@@ -58,7 +58,8 @@ fn to_node() -> impl Strategy<Value = ToNode> {
 }
 
 fn done() -> impl Strategy<Value = Done> {
-    let output = (bytes(), any::<u64>()).prop_map(|(path, size)| Output { path, size });
+    let output = (bytes(), any::<u64>(), any::<bool>());
+    let output = output.prop_map(|(path, size, executable)| Output { path, size, executable });
     (any::<i32>(), bytes(), bytes(), vec(output, 0..OUTPUTS_MAX))
         .prop_map(|(exit_code, stdout, stderr, outputs)| Done { exit_code, stdout, stderr, outputs })
 }
