@@ -152,7 +152,7 @@ fn the_bytes_of_a_frame_are_fixed() {
         stderr_is_terminal: true,
     });
     let expect = [
-        &[55, 0, 0, 0, 1, 1][..],
+        &[55, 0, 0, 0, 2, 1][..],
         &[2, 0, 0, 0, 3, 0, 0, 0, b'g', b'c', b'c', 2, 0, 0, 0, b'-', b'c'],
         &[2, 0, 0, 0, b'/', b'g', 1, 0, 0, 0, b'/'],
         &[1, 0, 0, 0, 1, 0, 0, 0, b'A', 1, 0, 0, 0, b'b'],
@@ -162,7 +162,7 @@ fn the_bytes_of_a_frame_are_fixed() {
     let encoded = request.encode().unwrap();
     assert_eq!(encoded[4..], expect[4..]);
     assert_eq!(usize::from(encoded[0]), encoded.len() - 4);
-    assert_eq!(ToWrapper::Heartbeat.encode().unwrap(), [2, 0, 0, 0, 1, 16]);
+    assert_eq!(ToWrapper::Heartbeat.encode().unwrap(), [2, 0, 0, 0, 2, 16]);
 }
 
 #[test]

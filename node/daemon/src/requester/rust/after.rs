@@ -15,13 +15,15 @@ use crate::requester::{
     sight::{Look, Nowhere, Place},
 };
 
+/// The variables that were asked for, and digests of their values if they were set.
+pub(super) type Variables = Vec<(Vec<u8>, Option<Digest>)>;
+
 /// Everything that one run depended on.
 pub(super) struct Inputs {
     pub(super) tree: Arc<Tree>,
     pub(super) absent: Absent,
     pub(super) listings: Vec<Listing>,
-    /// The variables asked for, and digests of their values if they were set.
-    pub(super) env: Vec<(Vec<u8>, Option<Digest>)>,
+    pub(super) env: Variables,
     /// The arguments that shape messages, if there were any to shape.
     pub(super) presentation: Option<Vec<Vec<u8>>>,
 }
@@ -147,7 +149,7 @@ impl After<'_, '_> {
     }
 }
 
-fn variables(call: &RustCall, dep_info: &DepInfo) -> Result<Vec<(Vec<u8>, Option<Digest>)>, String> {
+fn variables(call: &RustCall, dep_info: &DepInfo) -> Result<Variables, String> {
     let mut found = Vec::with_capacity(dep_info.env.len());
     for (name, value) in &dep_info.env {
         if call.env.get(name) != value.as_ref() {

@@ -32,7 +32,9 @@ const PATHS_MAX: usize = 16_384;
 
 /// The closures of libraries that are being made or were made since the node started, by the real paths of their files.
 #[derive(Debug, Default)]
-pub struct Closures(Mutex<HashMap<Vec<u8>, (State, Arc<Closure>)>>);
+pub struct Closures(Mutex<Table>);
+
+type Table = HashMap<Vec<u8>, (State, Arc<Closure>)>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -109,7 +111,7 @@ impl Closures {
         holds.then_some(closure)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Vec<u8>, (State, Arc<Closure>)>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().expect("no panic while the table is held")
     }
 }

@@ -3,7 +3,11 @@
 use barn_protocol::{Action, ActionKey, Digest, canonical::Canonical};
 use serde::{Deserialize, Serialize};
 
-use super::{after::Inputs, call::RustCall, listing::Listing};
+use super::{
+    after::{Inputs, Variables},
+    call::RustCall,
+    listing::Listing,
+};
 use crate::requester::{files::Files, manifest::Manifest, sight::Look};
 
 /// What a crate's result rests on beside what its call says.
@@ -12,7 +16,7 @@ pub(super) struct RustManifest<'a> {
     #[serde(borrow)]
     seen: Manifest<'a>,
     listings: Vec<Listing>,
-    env: Vec<(Vec<u8>, Option<Digest>)>,
+    env: Variables,
     presentation: Option<Vec<Vec<u8>>>,
 }
 
