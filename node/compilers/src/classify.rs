@@ -19,7 +19,7 @@ use crate::outputs;
 use crate::parse::{self, Parsed};
 use crate::reason::{Reason, ReasonKind};
 use crate::response::{self, Files, ResponseError};
-use crate::rustc::{self, RustCompile};
+use crate::rustc::{self, RustCompile, RustQuestion};
 
 /// A command line and what it is run in.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,8 @@ pub enum Invocation {
     CacheOnly(Box<Compile>, Reason),
     /// A compile of a Rust crate, which may be cached, and runs here only.
     Rust(Box<RustCompile>),
+    /// A question to the Rust compiler that only an upgrade answers differently.
+    RustQuestion(Box<RustQuestion>),
     /// A compile that runs here and is not cached.
     Local(Reason),
     /// No compile.

@@ -42,4 +42,4 @@ pub use environment::Environment;
 pub use language::Language;
 pub use reason::{Reason, ReasonKind};
 pub use response::Files;
-pub use rustc::{RustCompile, parse_dep_info};
+pub use rustc::{RustCompile, RustQuestion, parse_dep_info};

@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use barn_compilers::rustc::{CrateKind, SearchKind};
+use barn_compilers::rustc::{CrateKind, RustFile, RustOutput, SearchKind};
 use barn_compilers::{Environment, Family, Invocation, Request, RustCompile, classify, parse_dep_info};
 
 const BASE: &str = "--crate-name x --emit=dep-info,metadata,link --crate-type lib x.rs";
@@ -39,6 +39,8 @@ fn run(line: &str, env: &Environment, terminal: bool) -> Invocation {
 fn verdict(invocation: &Invocation) -> String {
     match invocation {
         Invocation::Rust(_) => "ok".to_owned(),
+        Invocation::RustQuestion(question) if question.reads_stdin => "question on a source".to_owned(),
+        Invocation::RustQuestion(_) => "question".to_owned(),
         Invocation::Local(reason) => format!("local {}", reason.kind.name()),
         Invocation::Other(kind) => format!("other {}", kind.name()),
         other => panic!("{other:?} is no Rust"),
@@ -93,18 +95,45 @@ fn options() {
         ("-v", "local verbose"),
         ("--print cfg", "other query"),
         ("-vV", "other query"),
+        ("-L crate=d", "local crate-search"),
+        ("-l static:+verbatim=z.lib", "ok"),
     ]);
+}
+
+/// What is asked of the compiler and depends on its files and the arguments alone.
+#[test]
+fn questions() {
+    for (line, expect) in [
+        ("rustc -vV", "question"),
+        ("rustc --version --verbose", "question"),
+        ("rustc --print cfg --target wasm32-unknown-unknown -C target-cpu=native", "question"),
+        ("rustc - --crate-name ___ --print=file-names --crate-type bin --print=cfg", "question on a source"),
+        ("clippy-driver rustc -vV", "question"),
+        ("rustc --print native-static-libs x.rs", "other query"),
+        ("rustc --print cfg --print link-args", "other query"),
+        ("rustc --print cfg=out.txt", "other query"),
+        ("rustc --print cfg --target x.json", "other query"),
+        ("rustc --print cfg --sysroot /x", "other query"),
+        ("rustc --print cfg -Z unstable-options", "other query"),
+        ("rustc --print crate-name x.rs", "other query"),
+        ("rustc -C help", "other query"),
+        ("rustc --explain E0001", "other query"),
+    ] {
+        assert_eq!(verdict(&run(line, &BTreeMap::new(), false)), expect, "{line}");
+    }
+    let env = |name: &str| [(name.as_bytes().to_vec(), b"x".to_vec())].into();
+    assert_eq!(verdict(&run("rustc -vV", &env("RUSTC_FORCE_RUSTC_VERSION"), false)), "other query");
+    let Invocation::RustQuestion(question) = run("rustc -vV", &env("CARGO_PKG_NAME"), false) else {
+        panic!()
+    };
+    assert!(question.env.is_empty());
 }
 
 #[test]
 fn forms() {
     for (line, expect) in [
         ("rustdoc --crate-name x x.rs", "other document"),
-        ("rustc -vV", "other query"),
-        ("rustc --version", "other query"),
-        ("rustc -C help", "other query"),
         ("rustc --edition=2021", "other no-input"),
-        ("rustc - --crate-name ___ --print=file-names --crate-type bin", "other query"),
         ("rustc x.rs", "local crate-outputs"),
         ("rustc --crate-name x x.rs --emit=dep-info,link", "local crate-outputs"),
         ("rustc --crate-name x --crate-type lib x.rs", "local no-dependency-list"),
@@ -217,8 +246,21 @@ fn check_written(source: &str, more: &str) {
     room.rustc(&line);
     let name = |path: &[u8]| String::from_utf8(path.to_vec()).unwrap();
     let predicted: BTreeMap<String, bool> =
-        found.outputs.iter().map(|output| (name(&output.path), output.executable)).collect();
+        found.outputs.iter().map(|output| (name(&output.path), output.kind == RustFile::Program)).collect();
     assert_eq!(predicted, written(&room.path("out")), "{line}");
+    // Written again, with second names: which of them see it?
+    let second = |output: &RustOutput| room.path(&format!("{}.second", name(&output.path)));
+    for output in &found.outputs {
+        fs::rename(room.path(&name(&output.path)), second(output)).unwrap();
+        fs::write(second(output), "old").unwrap();
+        fs::hard_link(second(output), room.path(&name(&output.path))).unwrap();
+    }
+    room.rustc(&line);
+    for output in &found.outputs {
+        let is_replaced = fs::read(second(output)).unwrap() == b"old";
+        assert_eq!(is_replaced, output.kind != RustFile::List, "{line}: {}", name(&output.path));
+        fs::remove_file(second(output)).unwrap();
+    }
     // They are the derived names of the linked outputs, whether these are asked for or not.
     if !found.kinds.is_empty() && !line.contains("link=") {
         let printed = room.rustc(&format!("{line} --print file-names"));

@@ -39,7 +39,7 @@ fn verdict(invocation: &Invocation) -> String {
         Invocation::Distributable(_) => "ok".to_owned(),
         Invocation::CacheOnly(_, reason) => format!("cache {}", reason.kind.name()),
         Invocation::Local(reason) => format!("local {}", reason.kind.name()),
-        Invocation::Rust(_) => "rust".to_owned(),
+        Invocation::Rust(_) | Invocation::RustQuestion(_) => "rust".to_owned(),
         Invocation::Other(kind) => format!("other {}", kind.name()),
     }
 }

@@ -153,6 +153,7 @@ async fn start(
         toolchains: index.clone(),
         tools: Arc::default(),
         closures: Arc::default(),
+        answers: Arc::default(),
         stand_ins: stand_ins.clone(),
         locales: Locales::default(),
         files: files.clone(),

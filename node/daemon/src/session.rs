@@ -168,7 +168,7 @@ impl Session {
         let output = |output: &DoneOutput| Output {
             path: output.target.name.clone(),
             size: output.size,
-            executable: output.target.executable,
+            manner: output.target.manner,
         };
         let outputs = done.outputs.iter().map(output).collect();
         let message = ToWrapper::Done(messages::Done {

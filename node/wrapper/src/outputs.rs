@@ -3,7 +3,8 @@
 //! Each output is first written to a temporary file in its own directory, with the mode that the umask gives; only
 //! when all are whole are they renamed to their names. A target that is not what the compiler would simply replace
 //! (a symlink, a device, a file of another owner or mode or with a second name) is an error: what a compiler does to
-//! those differs from one compiler and one output to the next, so the caller lets the compiler itself do it.
+//! those differs from one compiler and one output to the next, so the caller lets the compiler itself do it. Second names
+//! and modes do not matter where the compiler is known to write a new file.
 
 use std::{
     ffi::OsStr,
@@ -19,7 +20,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{messages::Output, platform};
+use crate::{
+    messages::{Manner, Output},
+    platform,
+};
 
 /// Bytes copied at once where the kernel cannot copy by itself.
 const COPY_BYTES: usize = 128 << 10;
@@ -56,10 +60,10 @@ impl Staged {
         if existing.as_ref().is_some_and(|existing| !existing.is_file()) {
             return Err(io::Error::other("the target is no regular file"));
         }
-        let mode = if output.executable { 0o777 } else { 0o666 };
+        let mode = if output.manner == Manner::Program { 0o777 } else { 0o666 };
         let (temporary, file) = create_beside(target, index, mode)?;
         let staged = Self { temporary, target: target.to_owned() };
-        if let Some(existing) = existing {
+        if let Some(existing) = existing.filter(|_| output.manner == Manner::InPlace) {
             check_replaceable(&existing, &file.metadata()?)?;
         }
         fill(&file, source, output.size)?;
@@ -170,7 +174,7 @@ mod tests {
             source.write_all(content).unwrap();
             sources.push(OwnedFd::from(source));
             let path = root.join(path).into_os_string().into_encoded_bytes();
-            wanted.push(Output { path, size: *size, executable: false });
+            wanted.push(Output { path, size: *size, manner: Manner::InPlace });
         }
         let result = place(&wanted, sources);
         expect(result, root);
@@ -250,8 +254,24 @@ mod tests {
                 assert_ne!(fs::read(root.join("x.o")).unwrap_or_default(), b"new");
             });
         }
-        let null = Output { path: b"/dev/null".to_vec(), size: 0, executable: false };
+        let null = Output { path: b"/dev/null".to_vec(), size: 0, manner: Manner::InPlace };
         place(&[null], vec![tempfile::tempfile().unwrap().into()]).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_written_anew_takes_the_name_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("x.rlib"), "old").unwrap();
+        fs::set_permissions(at("x.rlib"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::hard_link(at("x.rlib"), at("other")).unwrap();
+        for (manner, is_executable) in [(Manner::Anew, false), (Manner::Program, true)] {
+            let output = Output { path: at("x.rlib").into_os_string().into_encoded_bytes(), size: 0, manner };
+            place(&[output], vec![tempfile::tempfile().unwrap().into()]).unwrap();
+            let mode = fs::metadata(at("x.rlib")).unwrap().mode();
+            assert_eq!((fs::read(at("x.rlib")).unwrap(), mode & 0o100 != 0), (Vec::new(), is_executable));
+            assert_eq!(fs::read(at("other")).unwrap(), b"old");
+        }
     }
 
     #[test]

@@ -53,8 +53,19 @@ impl CrateKind {
 pub struct RustOutput {
     /// Its path, relative to the working directory unless absolute.
     pub path: Vec<u8>,
-    /// Whether it is written as a program.
-    pub executable: bool,
+    /// What it is.
+    pub kind: RustFile,
+}
+
+/// What rustc writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RustFile {
+    /// The dependency list, written into the file that is there.
+    List,
+    /// Metadata or an archive; takes the name from what is there.
+    Library,
+    /// What a linker makes, executable; takes the name from what is there.
+    Program,
 }
 
 /// `--extern name=path`.
@@ -128,6 +139,17 @@ pub struct RustCompile {
     pub env: Environment,
 }
 
+/// A question that the compiler answers from its own files: its version, its target's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RustQuestion {
+    /// The arguments after `argv[0]`, response files expanded.
+    pub args: Vec<Vec<u8>>,
+    /// The variables that matter for the answer.
+    pub env: Environment,
+    /// Whether standard input is read, as a source.
+    pub reads_stdin: bool,
+}
+
 impl RustCompile {
     /// The kind of crate as counted and told: `bin`, `rlib` …, or `metadata`.
     pub fn kind_name(&self) -> &'static str {
@@ -156,11 +178,13 @@ pub(crate) fn classify(request: &Request<'_>, files: &dyn Files) -> Result<Invoc
             && args.first().is_some_and(|first| is_called(first, b"rustc")),
     );
     let parsed = parse::parse(&args[leading..]);
-    if parsed.query {
-        return Ok(Invocation::Other(OtherKind::Query));
+    if let Some(query) = parsed.query {
+        let question =
+            (query == parse::Query::OfCompiler).then(|| question(request, &parsed, args)).flatten();
+        return Ok(question.map_or(Invocation::Other(OtherKind::Query), Invocation::RustQuestion));
     }
-    if let Some(reason) = parsed.local {
-        return Err(reason);
+    if let Some(reason) = [&parsed.local, &parsed.verbose, &parsed.native_cpu].into_iter().flatten().next() {
+        return Err(reason.clone());
     }
     if parsed.source.is_none() {
         return Ok(Invocation::Other(OtherKind::NoInput));
@@ -169,6 +193,22 @@ pub(crate) fn classify(request: &Request<'_>, files: &dyn Files) -> Result<Invoc
         return Err(ReasonKind::Terminal.into());
     }
     compile(request, parsed, &args[..leading]).map(|compile| Invocation::Rust(Box::new(compile)))
+}
+
+/// The question, if nothing but the compiler and these arguments decides the answer.
+fn question(request: &Request<'_>, parsed: &parse::Parsed, args: Vec<Vec<u8>>) -> Option<Box<RustQuestion>> {
+    let reads_stdin = match parsed.source.as_deref() {
+        None => false,
+        Some(b"-") => true,
+        Some(_) => return None,
+    };
+    if parsed.local.is_some() || !parsed.extra_inputs.is_empty() {
+        return None;
+    }
+    let mut env = environment::relevant(request.env, false).ok()?;
+    // For the package's code, not for rustc.
+    env.retain(|name, _| !name.starts_with(b"CARGO"));
+    Some(Box::new(RustQuestion { args, env, reads_stdin }))
 }
 
 fn compile(

@@ -1,7 +1,7 @@
 //! The names of the files that rustc writes: its `OutputFilenames` and `out_filename`, for Linux.
 
 use super::parse::Parsed;
-use super::{CrateKind, RustOutput};
+use super::{CrateKind, RustFile, RustOutput};
 use crate::reason::{Reason, ReasonKind};
 
 /// What is written.
@@ -32,8 +32,8 @@ pub(super) fn outputs(parsed: &Parsed) -> Result<Outputs, Reason> {
                 .unwrap_or_else(|| in_directory(parsed, &[prefix, name, &parsed.extra_filename, suffix]))
         };
         match emit.as_slice() {
-            b"dep-info" => found.dep_info = found.add(named(b"", b".d"), false),
-            b"metadata" => drop(found.add(named(b"lib", b".rmeta"), false)),
+            b"dep-info" => found.dep_info = found.add(named(b"", b".d"), RustFile::List),
+            b"metadata" => drop(found.add(named(b"lib", b".rmeta"), RustFile::Library)),
             b"link" if path.is_some() && kinds.len() > 1 => {
                 return Err(Reason::new(ReasonKind::CrateOutputs, emit.clone()));
             }
@@ -41,7 +41,8 @@ pub(super) fn outputs(parsed: &Parsed) -> Result<Outputs, Reason> {
                 found.kinds = std::mem::take(&mut kinds);
                 for kind in found.kinds.clone() {
                     let (prefix, suffix) = affixes(kind);
-                    found.add(named(prefix, suffix), kind.is_linked());
+                    let file = if kind.is_linked() { RustFile::Program } else { RustFile::Library };
+                    found.add(named(prefix, suffix), file);
                 }
             }
             _ => return Err(Reason::new(ReasonKind::ExtraOutputFile, [b"--emit=", &emit[..]].concat())),
@@ -55,11 +56,11 @@ pub(super) fn outputs(parsed: &Parsed) -> Result<Outputs, Reason> {
 
 impl Outputs {
     /// Adds a path, once; its index.
-    fn add(&mut self, path: Vec<u8>, executable: bool) -> usize {
+    fn add(&mut self, path: Vec<u8>, kind: RustFile) -> usize {
         if let Some(at) = self.outputs.iter().position(|output| output.path == path) {
             return at;
         }
-        self.outputs.push(RustOutput { path, executable });
+        self.outputs.push(RustOutput { path, kind });
         self.outputs.len() - 1
     }
 }

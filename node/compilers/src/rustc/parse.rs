@@ -15,10 +15,19 @@ const CC_TARGETS: &[&[u8]] =
 /// `--emit`: a kind, and a path if one is given.
 pub(super) type Emit = (Vec<u8>, Option<Vec<u8>>);
 
+/// What is asked for in the place of a compile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Query {
+    /// Known from the compiler's own files and its arguments.
+    OfCompiler,
+    /// Anything else.
+    Other,
+}
+
 /// What the arguments say.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
-    pub(super) query: bool,
+    pub(super) query: Option<Query>,
     pub(super) local: Option<Reason>,
     pub(super) source: Option<Vec<u8>>,
     pub(super) crate_name: Option<Vec<u8>>,
@@ -31,6 +40,10 @@ pub(super) struct Parsed {
     pub(super) search: Vec<SearchDir>,
     pub(super) extra_inputs: Vec<Vec<u8>>,
     pub(super) json: bool,
+    /// `-v`.
+    pub(super) verbose: Option<Reason>,
+    /// The processor of this machine is compiled for.
+    pub(super) native_cpu: Option<Reason>,
     pub(super) key_args: Vec<Vec<u8>>,
     pub(super) presentation: Vec<Vec<u8>>,
     target: Option<Vec<u8>>,
@@ -76,6 +89,10 @@ impl Parsed {
         self.local.get_or_insert_with(|| Reason::new(kind, detail));
     }
 
+    fn ask(&mut self, query: Query) {
+        self.query = self.query.max(Some(query));
+    }
+
     fn source(&mut self, arg: &[u8]) {
         if self.source.replace(arg.to_vec()).is_some() {
             self.refuse(ReasonKind::MultipleSources, arg);
@@ -100,7 +117,9 @@ impl Parsed {
             Effect::NativeLibrary => {}
             Effect::OutDir => self.out_dir = Some(value.to_vec()),
             Effect::Output => self.refuse(ReasonKind::CrateOutputs, b"-o"),
-            Effect::Print | Effect::Query => self.query = true,
+            Effect::Version => self.ask(Query::OfCompiler),
+            Effect::Print if table::is_answer(value) => self.ask(Query::OfCompiler),
+            Effect::Print | Effect::Query => self.ask(Query::Other),
             Effect::Search => self.search(value),
             Effect::Sysroot => self.refuse(ReasonKind::OtherSysroot, value),
             Effect::Target => {
@@ -111,7 +130,7 @@ impl Parsed {
             }
             Effect::Test => self.test = true,
             Effect::Unstable => self.refuse(ReasonKind::UnstableFlag, value),
-            Effect::Verbose => self.refuse(ReasonKind::Verbose, b"-v"),
+            Effect::Verbose => self.verbose = Some(Reason::new(ReasonKind::Verbose, *b"-v")),
         }
         self.key_args.extend(taken);
     }
@@ -128,15 +147,18 @@ impl Parsed {
     }
 
     fn search(&mut self, value: &[u8]) {
-        let kinds: [(&[u8], SearchKind); 5] = [
+        let kinds: [(&[u8], SearchKind); 4] = [
             (b"dependency=", SearchKind::Crates),
-            (b"crate=", SearchKind::Crates),
             (b"native=", SearchKind::Native),
             (b"framework=", SearchKind::Native),
             (b"all=", SearchKind::All),
         ];
         let found = kinds.iter().find_map(|(prefix, kind)| Some((*kind, value.strip_prefix(*prefix)?)));
         let (kind, path) = found.unwrap_or((SearchKind::All, value));
+        // There the source finds crates that no argument names.
+        if path.starts_with(b"crate=") {
+            self.refuse(ReasonKind::CrateSearch, value);
+        }
         if path.starts_with(b"@") {
             self.refuse(ReasonKind::UnknownFlag, value);
         }
@@ -149,7 +171,7 @@ impl Parsed {
         let known = CODEGEN.binary_search_by(|(known, _)| known.as_bytes().cmp(&name));
         let Ok(at) = known else {
             if name == b"help" {
-                self.query = true;
+                self.ask(Query::Other);
             }
             return self.refuse(ReasonKind::UnknownFlag, &[b"-C ", option].concat());
         };
@@ -171,7 +193,9 @@ impl Parsed {
             Codegen::SaveTemps => self.refuse(ReasonKind::SaveTemps, option),
             Codegen::SplitDebuginfo if value == b"off" => {}
             Codegen::SplitDebuginfo => self.refuse(ReasonKind::ExtraOutputFile, option),
-            Codegen::TargetCpu if value == b"native" => self.refuse(ReasonKind::NativeCpu, option),
+            Codegen::TargetCpu if value == b"native" => {
+                self.native_cpu = Some(Reason::new(ReasonKind::NativeCpu, option));
+            }
             Codegen::TargetCpu => {}
         }
         self.key_args.extend(taken);

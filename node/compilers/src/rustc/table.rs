@@ -28,6 +28,8 @@ pub(super) enum Effect {
     Unstable,
     /// `-v`.
     Verbose,
+    /// Prints the version and compiles nothing.
+    Version,
 }
 
 /// One option.
@@ -78,7 +80,7 @@ pub(super) const OPTIONS: &[Option] = &[
     valued("--target", Effect::Target),
     plain("--test", Effect::Test),
     plain("--verbose", Effect::Verbose),
-    plain("--version", Effect::Query),
+    plain("--version", Effect::Version),
     valued("--warn", Effect::Neutral),
     valued("-A", Effect::Neutral),
     valued("-C", Effect::CodegenOption),
@@ -86,7 +88,7 @@ pub(super) const OPTIONS: &[Option] = &[
     valued("-F", Effect::Neutral),
     valued("-L", Effect::Search),
     plain("-O", Effect::Neutral),
-    plain("-V", Effect::Query),
+    plain("-V", Effect::Version),
     valued("-W", Effect::Neutral),
     valued("-Z", Effect::Unstable),
     plain("-g", Effect::Neutral),
@@ -94,8 +96,25 @@ pub(super) const OPTIONS: &[Option] = &[
     valued("-l", Effect::NativeLibrary),
     valued("-o", Effect::Output),
     plain("-v", Effect::Verbose),
-    plain("-vV", Effect::Query),
+    plain("-vV", Effect::Version),
 ];
+
+/// What `--print` tells from the compiler's own files and its arguments alone.
+const ANSWERS: &[&str] = &[
+    "cfg",
+    "crate-name",
+    "file-names",
+    "host-tuple",
+    "split-debuginfo",
+    "sysroot",
+    "target-libdir",
+    "target-list",
+];
+
+/// Whether what is printed depends on the compiler and its arguments alone. With `=PATH` a file is written.
+pub(super) fn is_answer(kind: &[u8]) -> bool {
+    ANSWERS.iter().any(|known| known.as_bytes() == kind)
+}
 
 /// What a codegen option means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,7 +290,7 @@ mod tests {
         check("-C", Some((Effect::CodegenOption, None)));
         check("-g", Some((Effect::Neutral, None)));
         check("-gO", None);
-        check("-vV", Some((Effect::Query, None)));
+        check("-vV", Some((Effect::Version, None)));
         check("--brand-new", None);
         check("-", None);
     }

@@ -11,16 +11,18 @@ use std::{
     sync::Arc,
 };
 
-use barn_compilers::{Compile, Family, Invocation, classify, detect::guess, environment::Environment};
+use barn_compilers::{
+    Compile, Family, Invocation, OtherKind, classify, detect::guess, environment::Environment,
+};
 use barn_protocol::{Action, Digest, TreePath, action::Output, canonical::Canonical};
-use barn_wrapper::messages::Request;
+use barn_wrapper::messages::{Manner, Request};
 
 use super::{
     Target,
     files::Files,
     inputs::Unknown,
     obstacle::Obstacle,
-    rust::{RustCall, understand_rust},
+    rust::{Question, RustCall, understand_question, understand_rust},
     sight::{Look, Place, Sight},
 };
 use crate::toolchain::{
@@ -62,6 +64,8 @@ pub(super) enum Understood {
     Call(Box<Call>),
     /// A compile of a Rust crate that can be cached.
     Rust(Box<RustCall>),
+    /// A question to the Rust compiler whose answer is remembered.
+    Question(Box<Question>),
     /// No compile.
     Other(&'static str),
     /// A compile that cannot be cached.
@@ -86,7 +90,7 @@ impl Call {
 
     /// Where the outputs go.
     pub fn targets(&self) -> Vec<Target> {
-        let target = |name: &Vec<u8>| Target { name: name.clone(), executable: false };
+        let target = |name: &Vec<u8>| Target { name: name.clone(), manner: Manner::InPlace };
         self.output_names.iter().map(target).collect()
     }
 
@@ -181,6 +185,11 @@ fn try_understand(request: &Request, compilers: Compilers<'_>) -> Result<Underst
         Invocation::Rust(compile) => {
             let call = understand_rust(request, program, *compile, env, compilers.tools)?;
             return Ok(Understood::Rust(Box::new(call)));
+        }
+        Invocation::RustQuestion(asked) => {
+            let question = understand_question(request, program, *asked, &env, compilers.tools);
+            let query = Understood::Other(OtherKind::Query.name());
+            return Ok(question.map_or(query, |question| Understood::Question(Box::new(question))));
         }
         Invocation::Local(reason) => return Err(local(&reason)),
         Invocation::Other(kind) => return Ok(Understood::Other(kind.name())),

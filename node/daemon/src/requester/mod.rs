@@ -41,6 +41,7 @@ use barn_protocol::{
     Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId, action::Blob,
     identity::SignedBytes,
 };
+use barn_wrapper::messages::Manner;
 pub use call::Call;
 use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
@@ -52,7 +53,7 @@ use manifest::{Manifest, manifest_key};
 use obstacle::Obstacle;
 pub(crate) use remote::Carrier;
 use remote::Returned;
-pub use rust::Closures;
+pub use rust::{Answers, Closures};
 use sight::{Look, Sight};
 use story::Story;
 use writers::{Claim, Writers};
@@ -107,8 +108,8 @@ pub struct DoneOutput {
 pub struct Target {
     /// As the user calls it.
     pub name: Vec<u8>,
-    /// Whether it is written as a program.
-    pub executable: bool,
+    /// How the compiler would write it.
+    pub manner: Manner,
 }
 
 /// Everything requests share.
@@ -133,6 +134,8 @@ pub struct Requester {
     pub tools: Arc<Tools>,
     /// Rust libraries that are being made.
     pub closures: Arc<Closures>,
+    /// What the Rust compilers said.
+    pub answers: Arc<Answers>,
     /// What stands in for some of them.
     pub stand_ins: Arc<StandIns>,
     /// How the user's locale is spoken elsewhere.
@@ -197,6 +200,7 @@ impl Requester {
         match understood {
             Ok(Understood::Call(call)) => self.answer_compile(Arc::new(*call), story).await,
             Ok(Understood::Rust(call)) => self.answer_rust(Arc::new(*call), story).await,
+            Ok(Understood::Question(question)) => self.answer_question(*question, story),
             Ok(Understood::Other(what)) => {
                 self.stats.count(|c| c.requests.other += 1);
                 story.tell(format!("no compile ({what}): the wrapper became the compiler"));

@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use barn_compilers::{Family, guess};
+use barn_compilers::{Family, WrapperKind, guess};
 use barn_protocol::{Digest, canonical::Canonical};
 
 use super::{
@@ -117,7 +117,8 @@ impl Tools {
     pub fn rust(&self, call: &RustCall) -> Result<RustTool, ToolError> {
         let real = fs::canonicalize(&call.program).map_err(|error| io_error(&call.program, &error))?;
         let program = if real.file_name() == Some(OsStr::new("rustup")) {
-            self.proxies.get(call, |seen| behind_proxy(call, &real, seen))?
+            let call = call.anywhere();
+            self.proxies.get(&call, |seen| behind_proxy(&call, &real, seen))?
         } else {
             call.program.clone()
         };
@@ -130,7 +131,33 @@ impl Tools {
     /// # Errors
     /// When it cannot be pinned.
     pub fn linker(&self, call: &LinkCall) -> Result<LinkTool, ToolError> {
-        self.linkers.get(call, |seen| find_linker(call, seen))
+        let call = call.anywhere();
+        self.linkers.get(&call, |seen| find_linker(&call, seen))
+    }
+}
+
+impl RustCall {
+    /// Without the working directory where rustup does not look at it; cargo calls each package's crates in another one.
+    fn anywhere(&self) -> Self {
+        let is_chosen = |(name, value): &(Vec<u8>, Vec<u8>)| name == b"RUSTUP_TOOLCHAIN" && !value.is_empty();
+        let mut call = self.clone();
+        if call.rustup.iter().any(is_chosen) {
+            call.cwd = PathBuf::from("/");
+        }
+        call
+    }
+}
+
+impl LinkCall {
+    /// Without the working directory where no path begins there.
+    fn anywhere(&self) -> Self {
+        let is_absolute = |path: &[u8]| path.starts_with(b"/") || !path.contains(&b'/');
+        let mut directories = self.search_path.as_bytes().split(|&byte| byte == b':');
+        let mut call = self.clone();
+        if is_absolute(&self.program) && directories.all(|directory| directory.starts_with(b"/")) {
+            call.cwd = PathBuf::from("/");
+        }
+        call
     }
 }
 
@@ -344,12 +371,18 @@ fn in_search_path(name: &[u8], call: &LinkCall, seen: &mut Witnesses) -> Result<
     }
     for directory in std::env::split_paths(&call.search_path) {
         let candidate = call.cwd.join(directory).join(&name);
-        if fs::metadata(&candidate).is_ok_and(|meta| meta.is_file()) {
+        note(&candidate, seen)?;
+        if fs::metadata(&candidate).is_ok_and(|meta| meta.is_file()) && !is_barn(&candidate) {
             return Ok(candidate);
         }
-        note(&candidate, seen)?;
     }
     Err(ToolError::NotFound(name))
+}
+
+/// Whether it is a link to the wrapper, which runs what stands behind it in `PATH`.
+fn is_barn(candidate: &Path) -> bool {
+    let real = fs::canonicalize(candidate).unwrap_or_default();
+    guess(real.as_os_str().as_bytes()).family == Family::Wrapper(WrapperKind::Barn)
 }
 
 /// The real path of a program that is what it seems.
@@ -406,9 +439,9 @@ fn note_libraries(directory: &Path, seen: &mut Witnesses) -> Result<usize, ToolE
     Ok(count)
 }
 
-/// Whether a linker may take a file of this name.
+/// Whether a linker, or rustc in the place of one, may take a file of this name.
 pub fn is_library(name: &[u8]) -> bool {
-    [&b".a"[..], b".o", b".so", b".lib"].iter().any(|suffix| name.ends_with(suffix))
+    [&b".a"[..], b".o", b".so", b".lib", b".rlib", b".rmeta"].iter().any(|suffix| name.ends_with(suffix))
         || name.windows(4).any(|part| part == b".so.")
 }
 

@@ -29,6 +29,9 @@ const SYSTEM: [&str; 4] = ["/usr", "/lib", "/lib64", "/opt"];
 /// The names of clippy's settings.
 const CLIPPY: [&str; 2] = [".clippy.toml", "clippy.toml"];
 
+/// What cargo builds by.
+const MANIFESTS: [&str; 2] = ["Cargo.lock", "Cargo.toml"];
+
 /// What was seen before rustc ran.
 #[derive(Debug)]
 pub(super) struct Before {
@@ -75,7 +78,7 @@ impl Requester {
         let externs = gather.crates()?;
         gather.clippy()?;
         gather.libraries()?;
-        gather.package();
+        gather.what_macros_read()?;
         let mut found = gather.found;
         found.closure = Closure::behind(call, &externs);
         Ok(found)
@@ -177,7 +180,8 @@ impl Gather<'_, '_> {
             None => self.call.package().unwrap_or_else(|| self.call.cwd.clone()),
         };
         for directory in start.ancestors() {
-            for name in CLIPPY {
+            // The manifests are for the lints of its group `cargo`.
+            for name in CLIPPY.iter().chain(&MANIFESTS) {
                 self.file_if_there(directory.join(name).as_os_str().as_bytes())?;
             }
         }
@@ -208,18 +212,24 @@ impl Gather<'_, '_> {
         Ok(())
     }
 
-    /// Takes the whole package where macros run.
-    fn package(&mut self) {
-        let Some(package) = self.call.package().filter(|_| self.macros) else { return };
-        match Listing::of(&package, Scope::Package, &self.requester.files) {
-            Some(listing) => {
-                self.found.notes.push("macros run: the files of the package are inputs".to_owned());
-                self.found.listings.push(listing);
-            }
-            None => self.found.notes.push(
-                "macros run, and the package has too many files to watch: what they read undeclared is not known"
-                    .to_owned(),
-            ),
+    /// Takes the whole package, and what its build script wrote, where macros run.
+    fn what_macros_read(&mut self) -> Result<(), Unknown> {
+        if !self.macros {
+            return Ok(());
         }
+        let call = self.call;
+        let package = call.package().unwrap_or_else(|| call.cwd.clone());
+        let generated = call.env.get(b"OUT_DIR".as_slice()).map(|path| (call.path(path), Scope::Generated));
+        for (path, scope) in [(package, Scope::Package)].into_iter().chain(generated) {
+            let listing = Listing::of(&path, scope, &self.requester.files).ok_or_else(|| {
+                Unknown::because(
+                    Obstacle::MacroInputs,
+                    format_args!("{} cannot be read, or holds too much", path.display()),
+                )
+            })?;
+            self.found.listings.push(listing);
+        }
+        self.found.notes.push("macros run: the files of the package are inputs".to_owned());
+        Ok(())
     }
 }

@@ -7,9 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use barn_compilers::{Environment, RustCompile};
+use barn_compilers::{
+    Environment, RustCompile,
+    rustc::{RustFile, RustOutput},
+};
 use barn_protocol::{Action, TreePath, action::Output, canonical::Canonical};
-use barn_wrapper::messages::Request;
+use barn_wrapper::messages::{Manner, Request};
 
 use crate::{
     requester::{Target, call::output_paths, inputs::Unknown, obstacle::Obstacle},
@@ -58,9 +61,13 @@ impl RustCall {
 
     /// Where the outputs go.
     pub(super) fn targets(&self) -> Vec<Target> {
-        let target = |output: &barn_compilers::rustc::RustOutput| Target {
+        let target = |output: &RustOutput| Target {
             name: output.path.clone(),
-            executable: output.executable,
+            manner: match output.kind {
+                RustFile::List => Manner::InPlace,
+                RustFile::Library => Manner::Anew,
+                RustFile::Program => Manner::Program,
+            },
         };
         self.compile.outputs.iter().map(target).collect()
     }
@@ -101,6 +108,20 @@ pub(in crate::requester) fn understand_rust(
     Ok(RustCall { argv: request.argv.clone(), program, cwd, env, compile, stem, pinned: used.pinned })
 }
 
+/// The compiler that a program called here is.
+pub(super) fn rust_tool(program: PathBuf, cwd: &[u8], env: &Environment) -> tools::RustCall {
+    let rustups =
+        |(name, _): &(&Vec<u8>, &Vec<u8>)| name.starts_with(b"RUSTUP_") || name.as_slice() == b"HOME";
+    tools::RustCall {
+        program,
+        search_path: env
+            .get(b"PATH".as_slice())
+            .map_or_else(OsString::new, |path| OsString::from_vec(path.clone())),
+        cwd: PathBuf::from(OsString::from_vec(cwd.to_vec())),
+        rustup: env.iter().filter(rustups).map(|(name, value)| (name.clone(), value.clone())).collect(),
+    }
+}
+
 /// The tools of a call.
 struct Used {
     digest: barn_protocol::Digest,
@@ -115,18 +136,10 @@ fn used(
     env: &Environment,
     compile: &RustCompile,
 ) -> Result<Used, Unknown> {
-    let search_path =
-        env.get(b"PATH".as_slice()).map_or_else(OsString::new, |path| OsString::from_vec(path.clone()));
-    let rustups =
-        |(name, _): &(&Vec<u8>, &Vec<u8>)| name.starts_with(b"RUSTUP_") || name.as_slice() == b"HOME";
-    let rust = tools
-        .rust(&tools::RustCall {
-            program: program.to_owned(),
-            search_path: search_path.clone(),
-            cwd: cwd.to_owned(),
-            rustup: env.iter().filter(rustups).map(|(name, value)| (name.clone(), value.clone())).collect(),
-        })
-        .map_err(|error: ToolError| Unknown::because(Obstacle::RustCompiler, error))?;
+    let rust = rust_tool(program.to_owned(), cwd.as_os_str().as_bytes(), env);
+    let search_path = rust.search_path.clone();
+    let rust =
+        tools.rust(&rust).map_err(|error: ToolError| Unknown::because(Obstacle::RustCompiler, error))?;
     let mut digest = Canonical::new("barnraise rust tools v1");
     digest.digest(&rust.digest).number(u64::from(compile.linker.is_some()));
     let mut pinned = Vec::new();

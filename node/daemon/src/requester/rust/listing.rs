@@ -1,4 +1,5 @@
-//! Directories of which everything may be read: those with native libraries, and the package of a crate whose macros run.
+//! Directories of which everything may be read: those with native libraries, and what macros are most likely to read: the
+//! package of the crate, and what its build script wrote.
 
 use std::{fs, os::unix::ffi::OsStrExt as _, path::Path};
 
@@ -10,21 +11,25 @@ use crate::{
     toolchain::tools::is_library,
 };
 
-/// Most files of one directory that are taken for inputs. Packages of crates.io have under 200; a workspace whose root is a
-/// package may have many more, and looking at them all would cost more than a hit saves.
-const FILES_MAX: usize = 1024;
+/// Most files of one directory that are taken for inputs, and as many directories. Packages of crates.io have under 200; a
+/// workspace whose root is a package may have thousands. Looking at this many takes some 30 ms.
+const FILES_MAX: usize = 8192;
+/// What autocfg leaves in `OUT_DIR`, under other names each time. Nothing reads it.
+const PROBES: &[u8] = b"autocfg_";
 /// How deep packages are looked through.
 const DEPTH_MAX: usize = 32;
 
 /// What of a directory is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Scope {
-    /// Libraries and objects, by their contents.
+    /// All files in it, by their contents: a library may have any name.
     Native,
-    /// The same, by what `stat` says: too many and too large to read, and seldom changed.
+    /// Libraries and objects, by what `stat` says: too many and too large to read, and seldom changed.
     System,
     /// All files, in all directories but those of builds and version control.
     Package,
+    /// All files, in all directories.
+    Generated,
 }
 
 /// A directory as it was seen.
@@ -80,20 +85,23 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, path: &Path, name: &[u8], depth: usize) -> Option<()> {
-        if self.scope != Scope::Package && !is_library(name) {
+        let is_looked_at = match self.scope {
+            Scope::System => is_library(name),
+            Scope::Generated => !name.starts_with(PROBES),
+            Scope::Native | Scope::Package => true,
+        };
+        if !is_looked_at {
             return Some(());
         }
         let meta = fs::symlink_metadata(path).ok()?;
-        if meta.is_dir() {
-            let is_built = matches!(name, b"target" | b".git") || path.join("CACHEDIR.TAG").exists();
-            if self.scope != Scope::Package || is_built {
-                return Some(());
-            }
-            self.seen.bytes(name);
-            return self.directory(path, depth.checked_sub(1)?);
+        if meta.is_dir() && !self.enters(path, name) {
+            return Some(());
         }
         self.left = self.left.checked_sub(1)?;
         self.seen.bytes(name);
+        if meta.is_dir() {
+            return self.directory(path, depth.checked_sub(1)?);
+        }
         if meta.is_symlink() {
             self.seen.bytes(fs::read_link(path).ok()?.as_os_str().as_bytes());
         }
@@ -109,6 +117,14 @@ impl Walk<'_> {
             _ => drop(self.seen.number(0)),
         }
         Some(())
+    }
+
+    fn enters(&self, path: &Path, name: &[u8]) -> bool {
+        match self.scope {
+            Scope::Native | Scope::System => false,
+            Scope::Package => !matches!(name, b"target" | b".git") && !path.join("CACHEDIR.TAG").exists(),
+            Scope::Generated => true,
+        }
     }
 }
 
@@ -139,8 +155,12 @@ mod tests {
             check(scope, |at| fs::write(at.join("libz.a"), "two").unwrap(), false);
             check(scope, |at| fs::write(at.join("libnew.so"), "").unwrap(), false);
             check(scope, |at| fs::remove_file(at.join("libz.a")).unwrap(), false);
-            check(scope, |at| fs::write(at.join("README"), "two").unwrap(), true);
         }
+        check(Scope::System, |at| fs::write(at.join("README"), "two").unwrap(), true);
+        check(Scope::Native, |at| fs::write(at.join("README"), "two").unwrap(), false);
+        check(Scope::Native, |at| fs::write(at.join("src/q.sql"), "two").unwrap(), true);
+        check(Scope::Generated, |at| fs::write(at.join("autocfg_1.ll"), "").unwrap(), true);
+        check(Scope::Generated, |at| fs::write(at.join("target/x"), "two").unwrap(), false);
         check(Scope::Package, |at| fs::write(at.join("src/q.sql"), "two").unwrap(), false);
         check(Scope::Package, |at| fs::write(at.join("src/new"), "").unwrap(), false);
         check(Scope::Package, |at| fs::write(at.join("target/x"), "two").unwrap(), true);

@@ -19,6 +19,7 @@ mod call;
 mod closure;
 mod listing;
 mod manifest;
+mod question;
 mod run;
 
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use barn_protocol::{ActionKey, ActionRecord, Digest};
 pub(super) use call::{RustCall, understand_rust};
 pub use closure::Closures;
 use manifest::{RustManifest, rust_manifest_key};
+pub use question::Answers;
+pub(super) use question::{Question, understand_question};
 use run::RustRun;
 
 use super::{
