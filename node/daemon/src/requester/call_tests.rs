@@ -55,6 +55,7 @@ pub(in crate::requester) fn understood(
         Understood::Call(call) => Ok(*call),
         Understood::Local(why) => Err(why),
         Understood::Rust(call) => panic!("{call:?}"),
+        Understood::Question(question) => panic!("{question:?}"),
         Understood::Other(what) => panic!("{what}"),
     }
 }
