@@ -21,6 +21,7 @@ use crate::outputs;
 use crate::parse::{self, Parsed};
 use crate::reason::{Reason, ReasonKind};
 use crate::response::{self, Files, ResponseError};
+use crate::rustc::{self, RustCompile, RustQuestion};
 
 /// A command line and what it is run in.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,10 @@ pub enum Invocation {
     Distributable(Box<Compile>),
     /// A compile that may be cached, and run here only.
     CacheOnly(Box<Compile>, Reason),
+    /// A compile of a Rust crate, which may be cached, and runs here only.
+    Rust(Box<RustCompile>),
+    /// A question to the Rust compiler that only an upgrade answers differently.
+    RustQuestion(Box<RustQuestion>),
     /// A compile that runs here and is not cached.
     Local(Reason),
     /// No compile.
@@ -65,6 +70,8 @@ pub enum OtherKind {
     Link,
     /// Names no input.
     NoInput,
+    /// Writes documentation.
+    Document,
 }
 
 impl OtherKind {
@@ -75,6 +82,7 @@ impl OtherKind {
             OtherKind::Preprocess => "preprocess",
             OtherKind::Link => "link",
             OtherKind::NoInput => "no-input",
+            OtherKind::Document => "document",
         }
     }
 }
@@ -85,6 +93,9 @@ pub fn classify(request: &Request<'_>, files: &dyn Files) -> Invocation {
 }
 
 fn decide(request: &Request<'_>, files: &dyn Files) -> Result<Invocation, Reason> {
+    if request.family == Family::Rustc {
+        return rustc::classify(request, files);
+    }
     let driver = detect::guess(request.program_name).driver;
     if driver == Driver::Preprocessor {
         return Ok(Invocation::Other(OtherKind::Preprocess));
@@ -119,7 +130,6 @@ fn decide(request: &Request<'_>, files: &dyn Files) -> Result<Invocation, Reason
 
 fn check_compiler(request: &Request<'_>, driver: Driver) -> Result<(), Reason> {
     match (request.family, driver) {
-        (Family::Rustc, _) => Err(ReasonKind::Rustc.into()),
         (Family::Gcc | Family::Clang, Driver::Msvc) => {
             Err(Reason::new(ReasonKind::UnsupportedDriver, request.program_name))
         }

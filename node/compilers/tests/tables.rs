@@ -39,6 +39,7 @@ fn verdict(invocation: &Invocation) -> String {
         Invocation::Distributable(_) => "ok".to_owned(),
         Invocation::CacheOnly(_, reason) => format!("cache {}", reason.kind.name()),
         Invocation::Local(reason) => format!("local {}", reason.kind.name()),
+        Invocation::Rust(_) | Invocation::RustQuestion(_) => "rust".to_owned(),
         Invocation::Other(kind) => format!("other {}", kind.name()),
     }
 }
@@ -279,7 +280,7 @@ fn clang_alone() {
 
 #[test]
 fn other_families() {
-    check(Family::Rustc, &[("rustc x.rs", "local rustc")]);
+    check(Family::Rustc, &[("rustc x.rs", "local crate-outputs")]);
     check(Family::Cc, &[("cc -c x.c", "local unknown-compiler")]);
     check(Family::Unknown, &[("tcc -c x.c", "local unknown-compiler")]);
 }

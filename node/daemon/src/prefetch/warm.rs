@@ -302,7 +302,7 @@ impl Run {
     async fn wanted(self: &Arc<Self>, steps: &[Step]) -> Vec<Step> {
         let (this, steps) = (self.clone(), steps.to_vec());
         let look = move || {
-            let is_paused = this.requester.store.stat().paused;
+            let is_paused = this.requester.store.stat().paused.is_some();
             let is_wanted = |step: &Step| {
                 if this.outcome(*step) == Outcome::LeftOut {
                     return false;

@@ -26,6 +26,7 @@ mod place;
 mod plain;
 pub mod recollection;
 mod remote;
+mod rust;
 mod shared;
 pub mod sight;
 mod story;
@@ -40,11 +41,10 @@ use std::{
 use barn_cache::{Store, StoreError};
 use barn_mesh::{Mesh, RosterCell};
 use barn_protocol::{
-    Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId,
-    action::{Blob, Output},
+    Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId, action::Blob,
     identity::SignedBytes,
 };
-use barn_wrapper::env_vars::BARN_TRUST;
+use barn_wrapper::{env_vars::BARN_TRUST, messages::Manner};
 pub use call::Call;
 use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
@@ -53,11 +53,13 @@ use held::Held;
 pub(crate) use held::HeldManifests;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 use keep::{Keep, Keeper};
-pub use local::LocalRun;
+pub use local::{LocalRun, LocalWork};
 use manifest::{Manifest, manifest_key};
 use obstacle::Obstacle;
 pub(crate) use remote::Carrier;
 use remote::Returned;
+pub use rust::{Answers, Closures};
+use rust::{Question, RustCall};
 use sight::{Look, Sight};
 use story::Story;
 use writers::{Claim, Writers};
@@ -72,6 +74,7 @@ use crate::{
         ToolchainIndex,
         locale::Locales,
         stand_in::{StandIn, StandIns},
+        tools::Tools,
     },
     trust::{Policy, UnknownTrust},
 };
@@ -83,7 +86,7 @@ pub enum Answer {
     /// Here is the result; its outputs are claimed until the wrapper has written them. Then the last part is to be begun.
     Done(Done, Arc<Claim>, Option<Keep>),
     /// Run the compiler and report.
-    Compile(Box<LocalRun>),
+    Compile(Box<dyn LocalWork>),
 }
 
 /// A result ready to be written by the wrapper.
@@ -93,8 +96,28 @@ pub struct Done {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
-    /// The outputs: where to write, how many bytes, from what.
-    pub outputs: Vec<(Vec<u8>, u64, File)>,
+    /// The outputs.
+    pub outputs: Vec<DoneOutput>,
+}
+
+/// One output of a result.
+#[derive(Debug)]
+pub struct DoneOutput {
+    /// Where to write.
+    pub target: Target,
+    /// How many bytes.
+    pub size: u64,
+    /// From what.
+    pub file: File,
+}
+
+/// Where an output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// As the user calls it.
+    pub name: Vec<u8>,
+    /// How the compiler would write it.
+    pub manner: Manner,
 }
 
 /// Everything requests share.
@@ -115,6 +138,12 @@ pub struct Requester {
     pub dispatch: Dispatch,
     /// The compilers of this machine.
     pub toolchains: Arc<ToolchainIndex>,
+    /// The Rust compilers and the linkers of this machine.
+    pub tools: Arc<Tools>,
+    /// Rust libraries that are being made.
+    pub closures: Arc<Closures>,
+    /// What the Rust compilers said.
+    pub answers: Arc<Answers>,
     /// What stands in for some of them.
     pub stand_ins: Arc<StandIns>,
     /// How the user's locale is spoken elsewhere.
@@ -203,6 +232,8 @@ impl Requester {
         let first = tokio::task::spawn_blocking(move || this.look_first(&request)).await;
         match first {
             Ok(First::Compile(looked)) => self.answer_compile(looked, story).await,
+            Ok(First::Rust(call)) => self.answer_rust(call, story).await,
+            Ok(First::Question(question)) => self.answer_question(*question, story),
             Ok(First::Other(what)) => {
                 self.stats.count(|c| c.requests.other += 1);
                 story.tell(format!("no compile ({what}): the wrapper became the compiler"));
@@ -216,9 +247,11 @@ impl Requester {
 
     /// Understands a call, and looks whether its result is here. Blocks on the disk.
     fn look_first(&self, request: &barn_wrapper::messages::Request) -> First {
-        let Self { toolchains, stand_ins, locales, .. } = self;
-        let call = match understand(request, Compilers { toolchains, stand_ins, locales }) {
+        let Self { toolchains, stand_ins, locales, tools, .. } = self;
+        let call = match understand(request, Compilers { toolchains, stand_ins, locales, tools }) {
             Understood::Call(call) => Arc::new(*call),
+            Understood::Rust(call) => return First::Rust(Arc::new(*call)),
+            Understood::Question(question) => return First::Question(question),
             Understood::Other(what) => return First::Other(what),
             Understood::Local(reason) => return First::Local(reason),
         };
@@ -416,7 +449,7 @@ impl Requester {
 
     /// What a manifest led to, ready for the wrapper; the call's build has needed it.
     fn serve(&self, call: &Call, action: &ActionKey, result: &ActionResult) -> Option<Done> {
-        let done = self.done(&call.stem.outputs, call, result)?;
+        let done = self.done(&call.targets(), result)?;
         // A manifest is kept only of inputs that are completely known.
         self.builds.note(call, action, result);
         Some(done)
@@ -426,7 +459,7 @@ impl Requester {
     fn stored_for(&self, prepared: &Prepared) -> Option<Done> {
         let Prepared { call, key, only_quiet, .. } = prepared;
         let result = self.recorded(call, key)?;
-        let done = self.done(&call.stem.outputs, call, &result)?;
+        let done = self.done(&call.targets(), &result)?;
         if *only_quiet && !done.is_quiet() {
             return None;
         }
@@ -462,14 +495,13 @@ impl Requester {
     }
 
     /// A result whose blobs are in the store, ready for the wrapper.
-    fn done(&self, outputs: &[Output], call: &Call, result: &ActionResult) -> Option<Done> {
+    fn done(&self, targets: &[Target], result: &ActionResult) -> Option<Done> {
         let whole =
             |blob: &Blob| if blob.size == 0 { Some(Vec::new()) } else { self.store.read_blob(&blob.digest) };
         let mut files = Vec::with_capacity(result.outputs.len());
         for file in &result.outputs {
-            let index = usize::try_from(file.output).ok().filter(|index| *index < outputs.len())?;
-            let written_as = call.output_names.get(index)?.clone();
-            files.push((written_as, file.size, self.store.open_blob(&file.digest)?));
+            let target = targets.get(usize::try_from(file.output).ok()?)?.clone();
+            files.push(DoneOutput { target, size: file.size, file: self.store.open_blob(&file.digest)? });
         }
         Some(Done { stdout: whole(&result.stdout)?, stderr: whole(&result.stderr)?, outputs: files })
     }
@@ -615,9 +647,10 @@ fn demand_of(call: &Call) -> Option<&[u8]> {
 /// What a worker sent, ready for the wrapper.
 fn came_back(call: &Call, returned: &Returned) -> Option<Done> {
     let mut outputs = Vec::with_capacity(returned.outputs.len());
+    let targets = call.targets();
     for (of, arrived) in returned.result.outputs.iter().zip(&returned.outputs) {
-        let written_as = call.output_names.get(usize::try_from(of.output).ok()?)?.clone();
-        outputs.push((written_as, of.size, arrived.open().ok()?));
+        let target = targets.get(usize::try_from(of.output).ok()?)?.clone();
+        outputs.push(DoneOutput { target, size: of.size, file: arrived.open().ok()? });
     }
     Some(Done { stdout: returned.stdout.clone(), stderr: returned.stderr.clone(), outputs })
 }
@@ -625,6 +658,10 @@ fn came_back(call: &Call, returned: &Returned) -> Option<Done> {
 /// What can be said of a call before anybody is asked or waited for.
 enum First {
     Compile(Looked),
+    /// A Rust crate.
+    Rust(Arc<RustCall>),
+    /// A question that a compiler would answer.
+    Question(Box<Question>),
     /// No compile.
     Other(&'static str),
     /// A compile that cannot be cached.

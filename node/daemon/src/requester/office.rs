@@ -156,7 +156,7 @@ impl Requester {
                 put.inspect_err(|error| tracing::debug!(%error, "cannot take in a small output")).ok()?;
             }
         }
-        self.done(&call.stem.outputs, call, result)
+        self.done(&call.targets(), result)
     }
 
     /// Answers with what was found, and has it kept by `keep`, which says why not.
