@@ -20,7 +20,7 @@ pub(crate) const ENTRY_BYTES_MAX: usize = 4 << 20;
 pub(crate) const LOCK_WAIT: Duration = Duration::from_millis(250);
 /// Dead bytes a journal may always have, so that a small store is not cleaned all the time.
 pub(crate) const JOURNAL_SLACK_BYTES: u64 = 4 << 20;
-/// Memory sled may use for its pages, in bytes: the index of a store of 10 GiB fits.
+/// Memory sled may use for its pages, in bytes. It takes several times as much for what belongs to them.
 pub(crate) const INDEX_CACHE_BYTES: u64 = 8 << 20;
 /// sled reclaims space slowly under churn; an index above this is rebuilt at the next open, in bytes.
 pub(crate) const INDEX_DISK_BYTES_MAX: u64 = 1 << 30;

@@ -57,52 +57,6 @@ fn weak_and_unfit_workers_are_never_noticed() {
     }
 }
 
-/// Its store, the toolchains and the rooms of others' compiles are all on that disk.
-#[test]
-fn a_worker_with_a_full_disk_is_never_noticed() {
-    let spec = OfficeSpec::new(bin_dir_of_this_build());
-    let Some(mesh) = Mesh::empty(spec.host(HostSpec::new("h1").cpus(1.0)).host(HostSpec::new("h2"))) else {
-        return;
-    };
-    let (requester, worker) = (&mesh[0], &mesh[1]);
-    run(worker, "mount -t tmpfs -o size=1g,mode=0711 none $BARN_HOME");
-    mesh.hosts().iter().for_each(start_node);
-    requester.barn_text(["mesh", "init"]).unwrap();
-    join(requester, worker);
-    mesh.await_sight(&[requester, worker], SIGHT_MAX);
-    mesh.warm(requester, &[worker], "g++");
-
-    run(worker, "! dd if=/dev/zero of=$BARN_HOME/ballast bs=1M; ! echo x > $BARN_HOME/x");
-    for round in 0..3 {
-        build(requester, 3000 + 6 * round);
-    }
-    assert_eq!(count(requester, "/compiles/failed"), 0, "{}", report(requester));
-    println!("with a full disk: troubles {:?}", fallbacks(requester));
-    run(worker, "rm $BARN_HOME/ballast");
-    let before = count(requester, "/compiles/remote");
-    let mut round = 0;
-    mesh.until(TRIED_MAX, "h2 compiles for h1 again", || {
-        build(requester, 4000 + 6 * round);
-        round += 1;
-        count(requester, "/compiles/remote") > before
-    });
-}
-
-/// Some compiles at once, which must go as they go without barn; `seed` makes them new.
-fn build(requester: &Host, seed: usize) {
-    let project = Project::new(requester, "full");
-    let units: Vec<Unit> = (0..6).map(|n| project.burner("g++", seed + n, 2)).collect();
-    let ran = project.build(&units, Through::Barn, units.len());
-    let written = project.take_outputs();
-    project.assert_local(&units, &ran, &written);
-}
-
-fn run(host: &Host, script: &str) {
-    let ran =
-        host.command("sh").unwrap().args(["-c", script]).output_within(Duration::from_secs(60)).unwrap();
-    assert!(ran.status.success(), "{script}: {}", String::from_utf8_lossy(&ran.stderr));
-}
-
 fn configure(host: &Host, worker: &str) {
     fs::write(host.barn_home().join("barn.toml"), format!("[worker]\n{worker}\n")).unwrap();
 }

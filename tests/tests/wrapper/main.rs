@@ -20,8 +20,11 @@ use std::{collections::BTreeSet, process::ExitCode, sync::Arc, thread};
 use barn_tests::{Family, Group, Lanes};
 use libtest_mimic::{Arguments, Trial};
 
-/// Sections, and their items with the groups of cases that show each.
-const LIST: &[(&str, &[Group], &[(&str, &[&str])])] = &[
+/// An item, and the groups of cases that show it.
+type Item = (&'static str, &'static [&'static str]);
+
+/// Sections, their groups, and their items.
+const LIST: &[(&str, &[Group], &[Item])] = &[
     (
         "invocation",
         invocation::GROUPS,
