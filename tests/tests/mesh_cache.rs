@@ -82,8 +82,8 @@ impl Checkout {
 }
 
 /// An office in which everybody compiles on its own.
-fn office(checkout: &Checkout) -> Option<Mesh> {
-    let host = |name| HostSpec::new(name).sees(checkout.path());
+fn office(checkout: &Checkout, other: &Checkout) -> Option<Mesh> {
+    let host = |name| HostSpec::new(name).sees(checkout.path()).sees(other.path());
     let spec = OfficeSpec::new(bin_dir_of_this_build()).host(host("h1")).host(host("h2")).host(host("h3"));
     let mesh = Mesh::empty(spec)?;
     for host in mesh.hosts() {
@@ -117,10 +117,11 @@ fn publish(mesh: &Mesh, checkout: &Checkout, host: &Host, unit: &str) -> Vec<u8>
 
 #[test]
 fn what_one_machine_compiled_another_finds() {
-    let checkout = Checkout::new();
-    let Some(mesh) = office(&checkout) else { return };
+    let (checkout, elsewhere) = (Checkout::new(), Checkout::new());
+    let Some(mesh) = office(&checkout, &elsewhere) else { return };
     let (one, two) = (&mesh[0], &mesh[1]);
     a_neighbour_has_it(&mesh, &checkout, one, two);
+    so_does_one_with_another_checkout(&mesh, [&checkout, &elsewhere], one, two);
     another_header_is_another_compile(&mesh, &checkout, one, two);
     a_failure_is_not_shared(&checkout, one, two);
     silent_owners_do_not_stop_a_build(&mesh, &checkout, one, two);
@@ -151,6 +152,33 @@ fn a_neighbour_has_it(mesh: &Mesh, checkout: &Checkout, one: &Host, two: &Host) 
         });
         assert!(found, "{kind}: {}", report(two));
     }
+}
+
+/// As above, in a directory of another name, with another home.
+fn so_does_one_with_another_checkout(mesh: &Mesh, [checkout, elsewhere]: [&Checkout; 2], one: &Host, two: &Host) {
+    let found = (0..5).any(|round| {
+        let unit = checkout.small(&format!("p{round}.c"));
+        elsewhere.small(&unit);
+        let (hits, compiled) = (count(two, "/hits/mesh"), count(two, "/compiles/local"));
+        publish(mesh, checkout, one, &unit);
+        let found = elsewhere.compile(two, &unit);
+        assert!(found == elsewhere.expected(two, &unit), "{unit}");
+        let is_hit = count(two, "/hits/mesh") == hits + 1;
+        assert_eq!(count(two, "/compiles/local"), compiled + u64::from(!is_hit));
+        // Now it is in the own store, and no scan is needed.
+        let hits = count(two, "/hits/local");
+        elsewhere.compile(two, &unit);
+        assert_eq!(count(two, "/hits/local"), hits + 1);
+        is_hit
+    });
+    assert!(found, "{}", report(two));
+    // The same source, another header.
+    let unit = checkout.small("qa.c");
+    elsewhere.small(&unit);
+    elsewhere.write("part.h", "inline int part(int a) { return a - 1; }\n");
+    let made = publish(mesh, checkout, one, &unit);
+    let compiled = elsewhere.compile(two, &unit);
+    assert!(compiled != made && compiled == elsewhere.expected(two, &unit));
 }
 
 fn another_header_is_another_compile(mesh: &Mesh, checkout: &Checkout, one: &Host, two: &Host) {

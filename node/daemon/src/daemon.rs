@@ -15,7 +15,7 @@ use crate::{
     offers::Offers,
     office_cache::{self, OfficeCache},
     requester::{
-        Carrier, Requester,
+        Carrier, Requester, Wording,
         dispatch::Dispatch,
         files::Files,
         inputs::{scan::IncludeScan, texts::Texts},
@@ -158,6 +158,7 @@ async fn start(
         writers: Arc::default(),
         keeper: Arc::default(),
         finder: IncludeScan::new(files, sight, texts, stats.clone(), cores as usize + 1),
+        wording: Wording::default(),
         stats: stats.clone(),
         history: history.clone(),
     });

@@ -6,8 +6,8 @@
 //! other checkout.
 //!
 //! ```text
-//! neutral  = 0 file                                   no place is named in it
-//!          | rule phony targets dependencies phonies
+//! neutral  = file                                     without a NUL: no place is named in it
+//!          | rule phony targets dependencies phonies   always with a NUL
 //! rule     = 1 (gcc) | 2 (clang)
 //! phony    = 0 | 1: each on a line | 2: each after an empty line
 //! the rest = count, then words: length, bytes; numbers are u32 little-endian
@@ -17,8 +17,6 @@ use barn_protocol::Places;
 
 use super::traces;
 use crate::depend::DEPENDENCIES_MAX;
-
-const PLAIN: u8 = 0;
 
 /// How a compiler breaks lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +48,7 @@ pub fn neutral(file: &[u8], places: &Places) -> Option<Vec<u8>> {
         return None;
     }
     if !traces::holds_place(file, places) {
-        return Some([&[PLAIN], file].concat());
+        return Some(file.to_vec());
     }
     let words = Words::read(file)?;
     let rule = [Rule::Gcc, Rule::Clang].into_iter().find(|rule| words.compose(*rule) == file)?;
@@ -71,9 +69,11 @@ pub fn neutral(file: &[u8], places: &Places) -> Option<Vec<u8>> {
 
 /// The dependency file that the compiler would write in `places`; `None` if the neutral form is damaged or of other kinds of places.
 pub fn composed(neutral: &[u8], places: &Places) -> Option<Vec<u8>> {
+    if is_plain(neutral) {
+        return Some(neutral.to_vec());
+    }
     let (&rule, rest) = neutral.split_first()?;
     let rule = match rule {
-        PLAIN => return Some(rest.to_vec()),
         1 => Rule::Gcc,
         2 => Rule::Clang,
         _ => return None,
@@ -99,6 +99,11 @@ pub fn composed(neutral: &[u8], places: &Places) -> Option<Vec<u8>> {
         return None;
     }
     Some(words.map(|word| places.unmark(word))?.compose(rule))
+}
+
+/// Whether a neutral form is the dependency file itself, in all places.
+pub fn is_plain(neutral: &[u8]) -> bool {
+    !neutral.contains(&0)
 }
 
 fn number(value: usize) -> Option<[u8; 4]> {
@@ -298,6 +303,7 @@ mod tests {
         let places = places("/h/a/p", "/h/a/p");
         let file = b"x.o: x.c \\\n sub/y.h\n\nsub/y.h:\nodd";
         let neutral = neutral(file, &places).unwrap();
+        assert!(is_plain(&neutral) && neutral == file);
         assert_eq!(composed(&neutral, &self::places("/b", "/c")).as_deref(), Some(&file[..]));
         assert_eq!(super::neutral(b"x.o: \0", &places), None);
     }
@@ -318,11 +324,11 @@ mod tests {
         let good = neutral(b"/h/a/b/x.o: /h/a/p/x.c\n", &places).unwrap();
         assert_eq!(composed(&good, &self::places("/q", "/r")).as_deref(), Some(&b"/r/x.o: /q/x.c\n"[..]));
         assert_eq!(composed(&good, &self::places("/q", "/q/b")), None, "there is no such place");
-        for end in 0..good.len() {
+        for end in 3..good.len() {
             assert_eq!(composed(&good[..end], &places), None, "{end}");
         }
         assert_eq!(composed(&[good.clone(), vec![0]].concat(), &places), None);
-        assert_eq!(composed(&[9], &places), None);
+        assert_eq!(composed(&[9, 0], &places), None);
         assert_eq!(composed(&[1, 0, 255, 255, 255, 255], &places), None);
     }
 

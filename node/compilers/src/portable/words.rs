@@ -5,6 +5,9 @@
 //! identifier is written in one piece or pasted from identifiers; [`Words`] collects, over all texts of a unit, both the names
 //! themselves and the words that are parts of them. Comments, strings and skipped groups count as well: a reader of
 //! text cannot be fooled into overlooking a word that it does not try to leave out.
+//!
+//! That refuses units of which a header has `__FILE__` in a macro that is never used. For these the compiler is asked: in what its
+//! preprocessor prints ([`preprocess_argv`]) every path that was used stands as a string ([`check_preprocessed`]).
 
 use std::{
     borrow::Cow,
@@ -12,9 +15,11 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use barn_protocol::Places;
 use memchr::memmem;
 
-use super::Refusal;
+use super::{Refusal, traces};
+use crate::{compile::Compile, language::Language};
 
 /// What gives a text the path of a file.
 const LOCATORS: [&str; 6] = [
@@ -181,6 +186,28 @@ impl Unit {
     }
 }
 
+/// The arguments after `argv[0]` for a run that prints what the compiler proper reads, without the names of files in line markers;
+/// `None` if the source is not preprocessed.
+pub fn preprocess_argv(compile: &Compile) -> Option<Vec<Vec<u8>>> {
+    if compile.language == Language::Assembler {
+        return None;
+    }
+    let flags = [&b"-E"[..], b"-P", b"-w"].map(<[u8]>::to_vec);
+    Some(flags.into_iter().chain(compile.dependency_args.iter().cloned()).collect())
+}
+
+/// Looks whether a preprocessed text names a place: an `__FILE__` that is used stands in it as the string that it is.
+///
+/// # Errors
+/// When it does, or uses what the compiler proper replaces.
+pub fn check_preprocessed(text: &[u8], places: &Places) -> Result<(), Refusal> {
+    let locates = || words_of(text).any(|word| LOCATORS.iter().any(|locator| locator.as_bytes() == word));
+    if traces::holds_place(text, places) || locates() {
+        return Err(Refusal::new("it uses the path of a file; hint: `portable_paths`"));
+    }
+    Ok(())
+}
+
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
@@ -316,6 +343,21 @@ mod tests {
         assert!(unit(&[(current, Origin::System)]).is_err());
         assert!(unit(&[("__glibcxx_assert(n < size());", Origin::System)]).is_ok());
         assert!(unit(&[(text, Origin::Reporter), ("assert(x);", Origin::Anywhere)]).is_ok());
+    }
+
+    #[test]
+    fn a_preprocessed_text_shows_what_was_used() {
+        let path = |text: &str| barn_protocol::TreePath::new(text).expect("a good path");
+        let places = Places::new(path("/h/a/p"), &path("/h/a/p")).expect("plain names");
+        for (text, is_clean) in [
+            ("int x; char *f = \"x.c\"; FILE *g;", true),
+            ("char *f = \"/h/a/p/x.c\";", false),
+            ("char *f = \"\\\"/h/a/p/x.c\\\"\";", false),
+            ("char *f = __builtin_FILE();", false),
+            ("f(__PRETTY_FUNCTION__);", false),
+        ] {
+            assert_eq!(check_preprocessed(text.as_bytes(), &places).is_ok(), is_clean, "{text}");
+        }
     }
 
     proptest! {

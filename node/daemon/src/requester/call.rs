@@ -8,7 +8,7 @@ use std::{
         fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use barn_compilers::{Compile, Family, Invocation, classify, detect::guess, environment::Environment};
@@ -19,6 +19,8 @@ use super::{
     files::Files,
     inputs::Unknown,
     obstacle::Obstacle,
+    portable::{self, Portable},
+    project::Project,
     sight::{Look, Place, Sight},
 };
 use crate::toolchain::{
@@ -51,6 +53,10 @@ pub struct Call {
     pub cache_only: Option<String>,
     /// The archive's compiler that runs elsewhere in the place of `program`.
     pub stand_in: Option<StandIn>,
+    /// What the project's own settings say.
+    pub(super) project: Project,
+    /// What is the same in every checkout of the project; asked for when the exact look-up found nothing.
+    portable: OnceLock<Result<Portable, String>>,
 }
 
 /// What a call turned out to be.
@@ -67,6 +73,16 @@ impl Call {
     /// The source as an absolute path.
     pub fn source_path(&self) -> PathBuf {
         self.cwd.join(OsStr::from_bytes(&self.compile.source))
+    }
+
+    /// The directory of the source.
+    pub(super) fn source_directory(&self) -> PathBuf {
+        self.source_path().parent().map_or_else(|| self.cwd.clone(), Path::to_owned)
+    }
+
+    /// What is the same in every checkout; why a result may show where it was made, if it may.
+    pub(super) fn portable(&self) -> Result<&Portable, String> {
+        self.portable.get_or_init(|| Portable::of(self, &self.project)).as_ref().map_err(Clone::clone)
     }
 
     /// The source as written.
@@ -247,7 +263,24 @@ fn call(
         outputs,
     };
     let argv0 = request.argv.first().cloned().unwrap_or_default();
-    Ok(Call { argv0, program, cwd, env, compile, stem, output_names, cache_only: None, stand_in: None })
+    let mut call = Call {
+        argv0,
+        program,
+        cwd,
+        env,
+        compile,
+        stem,
+        output_names,
+        cache_only: None,
+        stand_in: None,
+        project: Project::default(),
+        portable: OnceLock::new(),
+    };
+    call.project = Project::find(&call.cwd, &call.source_directory());
+    let maps = portable::maps(&call, &call.project);
+    call.compile.argv.splice(0..0, maps.iter().cloned());
+    call.stem.argv.splice(1..1, maps);
+    Ok(call)
 }
 
 fn odd(what: &str, bytes: &[u8]) -> Unknown {

@@ -49,7 +49,7 @@ impl LocalRun {
             return story.end("local");
         }
         match keep(&requester, &prepared, compiled, outputs) {
-            Ok(()) => story.tell("compiled here and kept".to_owned()),
+            Ok(note) => story.tell(format!("compiled here and kept{note}")),
             Err(why) => story.tell(format!("compiled here, not kept: {why}")),
         }
         story.end("local");
@@ -65,10 +65,10 @@ impl LocalRun {
 
 fn keep(
     requester: &Arc<Requester>,
-    prepared: &Prepared,
+    prepared: &Arc<Prepared>,
     compiled: &Compiled,
     outputs: Vec<File>,
-) -> Result<(), String> {
+) -> Result<String, String> {
     let result = take_in(requester, prepared, compiled, outputs)?;
     if prepared.claim.is_disturbed() {
         return Err("another compile wrote to the same output".to_owned());

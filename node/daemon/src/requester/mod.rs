@@ -22,8 +22,11 @@ mod manifest;
 pub mod obstacle;
 mod office;
 mod place;
+mod portable;
+mod project;
 pub mod recollection;
 mod remote;
+mod routes;
 pub mod sight;
 mod story;
 mod tries;
@@ -38,7 +41,7 @@ use barn_cache::{Store, StoreError};
 use barn_mesh::{Mesh, RosterCell};
 use barn_protocol::{
     Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId,
-    action::{Blob, Output},
+    action::{Blob, Output, RECORD_CONTEXT},
     identity::SignedBytes,
 };
 pub use call::Call;
@@ -50,6 +53,8 @@ use keep::{Keep, Keeper};
 pub use local::LocalRun;
 use manifest::{Manifest, manifest_key};
 use obstacle::Obstacle;
+use portable::Portable;
+pub use portable::Wording;
 pub(crate) use remote::Carrier;
 use remote::Returned;
 use sight::{Look, Sight};
@@ -121,6 +126,8 @@ pub struct Requester {
     pub keeper: Arc<Keeper>,
     /// How inputs are found.
     pub finder: IncludeScan,
+    /// What texts say of where they are.
+    pub wording: Wording,
     /// The counters.
     pub stats: Arc<Stats>,
     /// What `barn explain` tells.
@@ -132,23 +139,41 @@ struct Prepared {
     call: Arc<Call>,
     action: Action,
     key: ActionKey,
-    manifest_key: Digest,
+    /// The key in any checkout, or why there is none.
+    portable_key: Result<ActionKey, String>,
+    names: Names,
     inputs: Inputs,
     claim: Arc<Claim>,
     /// Others in the office may wait for it.
-    mark: OnceLock<Arc<Mark>>,
+    marks: OnceLock<Arc<Vec<Mark>>>,
+}
+
+/// The names of a call's include manifests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Names {
+    exact: Digest,
+    /// In any checkout; `None` if none can be shared, or before anybody asked.
+    portable: Option<Digest>,
+}
+
+impl Names {
+    fn all(self) -> impl Iterator<Item = Digest> {
+        [Some(self.exact), self.portable].into_iter().flatten()
+    }
 }
 
 impl Prepared {
-    fn new(call: Arc<Call>, manifest_key: Digest, inputs: Inputs, claim: Arc<Claim>) -> Self {
+    fn new(call: Arc<Call>, names: Names, inputs: Inputs, claim: Arc<Claim>) -> Self {
         let mut action = call.stem.clone();
         action.inputs = inputs.tree.clone();
-        Self { key: action.key(), action, manifest_key, inputs, call, claim, mark: OnceLock::new() }
+        let portable_key = call.portable().and_then(|portable| portable.key(&action, &call, &inputs));
+        let marks = OnceLock::new();
+        Self { key: action.key(), portable_key, action, names, inputs, call, claim, marks }
     }
 
     /// The same compile with other inputs.
     fn with(&self, inputs: Inputs) -> Self {
-        Self::new(self.call.clone(), self.manifest_key, inputs, self.claim.clone())
+        Self::new(self.call.clone(), self.names, inputs, self.claim.clone())
     }
 
     /// Whether its result is the same on every machine: all that it depends on is in the key.
@@ -196,14 +221,18 @@ impl Requester {
             story.tell(format!("elsewhere {driver} of {name} stands in for {}", call.program.display()));
         }
         let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
-        let (looked_up, direct) = match self.look_up(&call).await {
+        let (names, direct) = match self.look_up(&call).await {
             Ok(found) => found,
             Err(reason) => return self.exec(story, &reason),
         };
         if let Some(done) = direct.hit {
             self.count_call(&call);
-            story.tell("hit in this machine's store: the include manifest holds".to_owned());
+            let whose = if names.portable.is_some() { "an include manifest of any checkout" } else { "the include manifest" };
+            story.tell(format!("hit in this machine's store: {whose} holds"));
             return self.hit(&call, done, claim, story);
+        }
+        if let Some(trouble) = &call.project.trouble {
+            story.tell(format!("the project's settings are not used: {trouble}"));
         }
         direct.broken.iter().for_each(|why| story.tell(format!("an include manifest does not hold: {why}")));
         let finding = self.dispatch.finding().await;
@@ -215,19 +244,15 @@ impl Requester {
             story.tell(format!("asked the compiler what it includes: {} ({})", why.detail, why.name));
         }
         self.count_call(&call);
-        let prepared = Arc::new(Prepared::new(call, looked_up, inputs, claim));
+        let prepared = Arc::new(Prepared::new(call, names, inputs, claim));
         story.tell(format!("found {} inputs; action {}", prepared.inputs.witnesses.len(), prepared.key));
-        let this = self.clone();
-        let known = prepared.clone();
-        let stored = tokio::task::spawn_blocking(move || {
-            let done = this.stored(&known.call, &known.key)?;
-            if this.changed(&known).is_none() {
-                this.remember_manifest(&known);
-            }
-            Some(done)
-        });
-        if let Ok(Some(done)) = stored.await {
-            story.tell("hit in this machine's store: the same action was done before".to_owned());
+        if let Err(why) = &prepared.portable_key {
+            story.tell(format!("for this checkout alone: {why}"));
+        }
+        let (this, known) = (self.clone(), prepared.clone());
+        let stored = tokio::task::spawn_blocking(move || this.done_before(&known));
+        if let Ok(Some((done, whose))) = stored.await {
+            story.tell(format!("hit in this machine's store: the same action was done before{whose}"));
             return self.hit(&prepared.call, done, prepared.claim.clone(), story);
         }
         // Whoever waits for others does not keep this machine's searches waiting.
@@ -255,35 +280,56 @@ impl Requester {
         Answer::Done(done, claim, None)
     }
 
-    /// The name of the call's manifests, and what they give; what is being kept under it is waited for.
-    async fn look_up(self: &Arc<Self>, call: &Arc<Call>) -> Result<(Digest, Direct), Unknown> {
+    /// The names of the call's manifests, and what they give; what is being kept under them is waited for. Those of any checkout are
+    /// asked when this one's own give nothing.
+    async fn look_up(self: &Arc<Self>, call: &Arc<Call>) -> Result<(Names, Direct), Unknown> {
         let panicked = |_| Unknown::because(Obstacle::Internal, "the look-up panicked");
         let (this, known) = (self.clone(), call.clone());
-        let key =
+        let (exact, source) =
             tokio::task::spawn_blocking(move || this.manifest_key(&known)).await.map_err(panicked)??;
-        self.keeper.settle(&key).await;
+        self.keeper.settle(&exact).await;
         let (this, known) = (self.clone(), call.clone());
-        let direct =
-            tokio::task::spawn_blocking(move || this.direct(&known, &key)).await.map_err(panicked)?;
-        Ok((key, direct))
+        let look = move || {
+            let direct = this.direct(&known, &exact, None);
+            let portable = if direct.hit.is_some() { None } else { known.portable().ok() };
+            (direct, portable.map(|portable| portable.manifest_key(&known, &source)))
+        };
+        let (mut direct, portable) = tokio::task::spawn_blocking(look).await.map_err(panicked)?;
+        if let Some(name) = portable {
+            self.keeper.settle(&name).await;
+            let (this, known) = (self.clone(), call.clone());
+            let look = move || this.direct(&known, &name, known.portable().ok());
+            let of_any = tokio::task::spawn_blocking(look).await.map_err(panicked)?;
+            direct.hit = of_any.hit;
+            direct.broken.extend(of_any.broken);
+        }
+        Ok((Names { exact, portable }, direct))
     }
 
-    fn manifest_key(&self, call: &Call) -> Result<Digest, Unknown> {
+    /// The name of this checkout's own manifests, and under what name the source is known.
+    fn manifest_key(&self, call: &Call) -> Result<(Digest, Digest), Unknown> {
         let source = call.source_path();
         let known = self.files.known(&source, |_, _| ()).map_err(|error| {
             Unknown::because(Obstacle::Source, format_args!("{}: {error}", source.display()))
         })?;
-        Ok(manifest_key(&call.stem, &call.manifest_source(known.blob.digest)))
+        let source = call.manifest_source(known.blob.digest);
+        Ok((manifest_key(&call.stem, &source), source))
     }
 
-    /// Looks for a manifest that holds.
-    fn direct(&self, call: &Call, key: &Digest) -> Direct {
+    /// Looks for a manifest that holds; with `portable` for one of any checkout.
+    fn direct(&self, call: &Call, key: &Digest, portable: Option<&Portable>) -> Direct {
         let mut direct = Direct::default();
         let mut look = Look::new(&self.sight, &self.files, &call.cwd);
-        for manifest in self.store.manifests(key).iter().filter_map(|bytes| Manifest::decode(bytes)) {
-            match manifest.broken_by(&mut look) {
+        for bytes in self.store.manifests(key) {
+            let Some(manifest) = Manifest::decode(&bytes) else { continue };
+            let broken = match portable.map(|portable| manifest.unmarked(portable.places())) {
+                None => manifest.broken_by(&mut look),
+                Some(Some(paths)) => manifest.with_paths(&paths).broken_by(&mut look),
+                Some(None) => continue,
+            };
+            match broken {
                 None => {
-                    direct.hit = self.stored(call, &manifest.action);
+                    direct.hit = self.stored(call, &manifest.action, portable);
                     break;
                 }
                 Some(why) => direct.broken.push(why),
@@ -292,25 +338,52 @@ impl Requester {
         direct
     }
 
-    /// The stored result of an action, if it is whole.
-    fn stored(&self, call: &Call, key: &ActionKey) -> Option<Done> {
+    /// The stored result of the same action, here or in another checkout, and what is to be told of it. Its manifest is remembered.
+    fn done_before(&self, prepared: &Prepared) -> Option<(Done, &'static str)> {
+        let is_unchanged = || self.changed(prepared).is_none();
+        if let Some(done) = self.stored(&prepared.call, &prepared.key, None) {
+            if is_unchanged() {
+                self.remember_manifest(prepared);
+            }
+            return Some((done, ""));
+        }
+        let key = *prepared.portable_key.as_ref().ok()?;
+        let done = self.stored(&prepared.call, &key, prepared.call.portable().ok())?;
+        if is_unchanged() {
+            self.remember_portable_manifest(prepared, key);
+        }
+        Some((done, " in another checkout"))
+    }
+
+    /// The stored result of an action, if it is whole; with `portable` one of any checkout.
+    fn stored(&self, call: &Call, key: &ActionKey, portable: Option<&Portable>) -> Option<Done> {
         let record = self.store.record(key)?;
         let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
         if record.key != *key || record.result.exit_code != 0 {
             return None;
         }
-        self.done(&call.stem.outputs, call, &record.result)
+        self.done(&call.stem.outputs, call, &record.result, portable)
     }
 
-    /// A result whose blobs are in the store, ready for the wrapper.
-    fn done(&self, outputs: &[Output], call: &Call, result: &ActionResult) -> Option<Done> {
+    /// A result whose blobs are in the store, ready for the wrapper; with `portable` one of any checkout.
+    fn done(
+        &self,
+        outputs: &[Output],
+        call: &Call,
+        result: &ActionResult,
+        portable: Option<&Portable>,
+    ) -> Option<Done> {
         let whole =
             |blob: &Blob| if blob.size == 0 { Some(Vec::new()) } else { self.store.read_blob(&blob.digest) };
         let mut files = Vec::with_capacity(result.outputs.len());
         for file in &result.outputs {
             let index = usize::try_from(file.output).ok().filter(|index| *index < outputs.len())?;
             let written_as = call.output_names.get(index)?.clone();
-            files.push((written_as, file.size, self.store.open_blob(&file.digest)?));
+            let (size, contents) = match portable.filter(|portable| portable.is_depfile(index)) {
+                Some(portable) => portable.depfile(&self.store.read_blob(&file.digest)?)?,
+                None => (file.size, self.store.open_blob(&file.digest)?),
+            };
+            files.push((written_as, size, contents));
         }
         Some(Done { stdout: whole(&result.stdout)?, stderr: whole(&result.stderr)?, outputs: files })
     }
@@ -330,7 +403,7 @@ impl Requester {
             story.end("uncached");
             return Answer::Exec;
         };
-        let Some(place) = self.keeper.reserve(prepared.manifest_key).await else {
+        let Some(place) = self.keeper.reserve(prepared.names.all()).await else {
             story.tell(format!("compiled by {worker}, not kept: too many results wait for that"));
             story.end("remote");
             return Answer::Done(done, prepared.claim.clone(), None);
@@ -338,7 +411,7 @@ impl Requester {
         let (this, known, worker) = (self.clone(), prepared.clone(), worker.to_owned());
         let keep = place.fill(move || {
             story.tell(match this.take_in(&known, returned) {
-                Ok(()) => format!("compiled by {worker} and kept"),
+                Ok(note) => format!("compiled by {worker} and kept{note}"),
                 Err(why) => format!("compiled by {worker}, not kept: {why}"),
             });
             story.end("remote");
@@ -346,8 +419,8 @@ impl Requester {
         Answer::Done(done, prepared.claim.clone(), Some(keep))
     }
 
-    /// Keeps what a worker sent, unless something changed since it was looked at; says why not.
-    fn take_in(self: &Arc<Self>, prepared: &Prepared, returned: Returned) -> Result<(), String> {
+    /// Keeps what a worker sent, unless something changed since it was looked at; says why not. See [`Requester::remember`].
+    fn take_in(self: &Arc<Self>, prepared: &Arc<Prepared>, returned: Returned) -> Result<String, String> {
         let Returned { result, record, stdout, stderr, outputs, .. } = returned;
         let put = || {
             [&stdout, &stderr].into_iter().try_for_each(|bytes| self.store.put_bytes(bytes).map(drop))?;
@@ -357,41 +430,61 @@ impl Requester {
         self.remember(prepared, &result, &record)
     }
 
-    /// Keeps a result that was made for this machine, and lets the office have it.
+    /// Keeps a result that was made for this machine, and lets the office have it. Returns what is to be told of it beside that it was
+    /// kept.
     fn remember(
         self: &Arc<Self>,
+        prepared: &Arc<Prepared>,
+        result: &ActionResult,
+        record: &SignedBytes,
+    ) -> Result<String, String> {
+        self.keep(prepared, &prepared.key, result, record)?;
+        Ok(self.remember_portable(prepared, result, record))
+    }
+
+    /// Lets the office have a result, if it may be shared: by its exact record and, if there is one, its portable record.
+    fn publish(self: &Arc<Self>, prepared: &Prepared, exact: &SignedBytes, portable: Option<SignedBytes>) {
+        if !prepared.may_be_shared() {
+            return;
+        }
+        // Whoever would find the exact record is in the same place and finds the portable one; but what a worker signed is believed
+        // by more.
+        let is_ours = exact.verified(RECORD_CONTEXT, &self.identity.id()).is_some();
+        let exact = (portable.is_none() || !is_ours).then(|| exact.clone());
+        let records: Vec<SignedBytes> = exact.into_iter().chain(portable).collect();
+        let (office, toolchain) = (self.office.clone(), prepared.action.toolchain);
+        // Nobody waits for it; and nobody is told that it was given up before it is done.
+        let marks = prepared.marks.get().cloned();
+        tokio::task::spawn_blocking(move || {
+            records.iter().for_each(|record| office.made(record, toolchain));
+            drop(marks);
+        });
+    }
+
+    /// Keeps a result under a key, unless something changed since it was looked at; says why not.
+    fn keep(
+        &self,
         prepared: &Prepared,
+        key: &ActionKey,
         result: &ActionResult,
         record: &SignedBytes,
     ) -> Result<(), String> {
-        self.keep(prepared, result, record)?;
-        if prepared.may_be_shared() {
-            let (office, record, toolchain) =
-                (self.office.clone(), record.clone(), prepared.action.toolchain);
-            // Nobody waits for it; and nobody is told that it was given up before it is done.
-            let mark = prepared.mark.get().cloned();
-            tokio::task::spawn_blocking(move || {
-                office.made(&record, toolchain);
-                drop(mark);
-            });
-        }
-        Ok(())
-    }
-
-    /// Keeps a result, unless something changed since it was looked at; says why not.
-    fn keep(&self, prepared: &Prepared, result: &ActionResult, record: &SignedBytes) -> Result<(), String> {
         if let Some(why) = self.changed(prepared) {
             self.stats.count_named(|c| &mut c.fallbacks, "input-changed");
             return Err(why);
         }
         let blobs: Vec<Digest> = result.blobs().map(|blob| blob.digest).collect();
-        let stored = self.store.put_record(&prepared.key, &prepared.action.toolchain, record, &blobs);
+        let stored = self.store.put_record(key, &prepared.action.toolchain, record, &blobs);
         if let Err(error) = stored {
             let source = &error as &dyn std::error::Error;
             tracing::warn!(error = source, "a result was not stored");
             return Err(error.to_string());
         }
-        self.remember_manifest(prepared);
+        if *key == prepared.key {
+            self.remember_manifest(prepared);
+        } else {
+            self.remember_portable_manifest(prepared, *key);
+        }
         Ok(())
     }
 
@@ -422,7 +515,7 @@ impl Requester {
         }
         let manifest = prepared.inputs.manifest(prepared.key);
         let toolchain = &prepared.action.toolchain;
-        if let Err(error) = self.store.put_manifest(&prepared.manifest_key, toolchain, &manifest.encode()) {
+        if let Err(error) = self.store.put_manifest(&prepared.names.exact, toolchain, &manifest.encode()) {
             let source = &error as &dyn std::error::Error;
             tracing::warn!(error = source, "an include manifest was not stored");
         }

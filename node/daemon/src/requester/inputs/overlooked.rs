@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::{
         blobs::Sources,
-        requester::{files::Files, manifest::Absent, sight::Sight},
+        requester::{files::Files, manifest::Absent, routes::Routes, sight::Sight},
     };
 
     fn inputs(searched: &Path, absent: &[&str]) -> Inputs {
@@ -131,6 +131,7 @@ mod tests {
             searched: vec![searched.as_os_str().as_bytes().to_vec()],
             complete: true,
             newest_ns: 0,
+            routes: Routes::default(),
             not_scanned: None,
         }
     }
