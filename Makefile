@@ -4,7 +4,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build install demo test oracle lint doc bench-hit bench-remote bench-mesh rivals soak simulate-cache clean-testnet
+.PHONY: build install demo test oracle lint doc bench-hit bench-miss bench-remote bench-mesh rivals soak simulate-cache clean-testnet
 
 # The wrapper starts 0.4 ms sooner when it is linked statically (docs/performance.md). Where there is no static C library, the
 # dynamic one of the first line stays.
@@ -46,8 +46,8 @@ lint:
 doc:
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items
 
-# The cost of a warm hit and of a warm remote compile, beside ccache, icecream and distcc.
-bench-hit bench-remote:
+# The cost of a warm hit, of a miss and of a warm remote compile, beside ccache, icecream and distcc.
+bench-hit bench-miss bench-remote:
 	@.ci/setup bench
 	$(build-release)
 	$(SUDO) $(TARGET)/release/testnet $@ $(BENCH)

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 
-use barn_protocol::{Digest, action::Blob, canonical::Canonical};
+use barn_protocol::{Digest, action::Blob, canonical::Canonical, keys::domain};
 
 use crate::{
     error::StoreError,
@@ -26,7 +26,7 @@ pub struct ForeignKey(Digest);
 impl ForeignKey {
     /// The entry that a tool calls `name`. The same name in another namespace is another entry.
     pub fn new(namespace: &str, name: &[u8]) -> Self {
-        let mut encoder = Canonical::new("barnraise foreign entry v1");
+        let mut encoder = Canonical::new(domain::FOREIGN_ENTRY);
         Self(encoder.bytes(namespace.as_bytes()).bytes(name).finish())
     }
 }

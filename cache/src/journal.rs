@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use barn_protocol::{Digest, canonical::Canonical, identity::SignedBytes};
+use barn_protocol::{Digest, canonical::Canonical, identity::SignedBytes, keys::domain};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -210,8 +210,7 @@ fn segment_name(number: u64) -> String {
 }
 
 fn checksum(segment: u64, offset: u64, body: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let digest =
-        Canonical::new("barnraise journal entry v1").number(segment).number(offset).bytes(body).finish();
+    let digest = Canonical::new(domain::JOURNAL_ENTRY).number(segment).number(offset).bytes(body).finish();
     *digest.as_bytes().first_chunk().expect("a digest is longer than a checksum")
 }
 

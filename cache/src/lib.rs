@@ -26,6 +26,7 @@ mod recover;
 mod state;
 mod store;
 mod upkeep;
+mod verified;
 mod writer;
 
 pub use barn_protocol::action::Blob;
@@ -34,7 +35,7 @@ pub use crate::{
     error::{OpenError, StoreError},
     foreign::ForeignKey,
     limits::{Limits, MANIFEST_BYTES_MAX, MANIFESTS_PER_KEY_MAX, RECORD_BLOBS_MAX, RECORD_BYTES_MAX},
-    store::Store,
+    store::{RecordPlace, Store},
     upkeep::{GcReport, Stat, VerifyReport},
     writer::BlobWriter,
 };

@@ -9,10 +9,18 @@ mod imp {
         io,
         os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
         path::Path,
+        time::{Duration, SystemTime},
     };
 
     /// What changes whenever a file's contents may have changed.
     pub(crate) type Stamp = [i64; 6];
+
+    /// When the file was changed last, whatever its owner says; `None` before 1970.
+    pub(crate) fn changed_at(metadata: &Metadata) -> Option<SystemTime> {
+        let seconds = Duration::from_secs(u64::try_from(metadata.ctime()).ok()?);
+        let nanos = Duration::from_nanos(u64::try_from(metadata.ctime_nsec()).ok()?);
+        Some(SystemTime::UNIX_EPOCH + seconds + nanos)
+    }
 
     /// Makes the directory unless it is there, with exactly this mode whatever the umask.
     pub(crate) fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
@@ -71,6 +79,10 @@ mod imp {
     };
 
     pub(crate) type Stamp = (u64, Option<SystemTime>);
+
+    pub(crate) fn changed_at(metadata: &Metadata) -> Option<SystemTime> {
+        metadata.modified().ok()
+    }
 
     pub(crate) fn make_dir(path: &Path, _mode: u32) -> io::Result<()> {
         fs::create_dir(path).or_else(|error| if path.is_dir() { Ok(()) } else { Err(error) })

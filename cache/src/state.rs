@@ -235,6 +235,14 @@ impl State {
         Ok(Some(signed))
     }
 
+    /// Where an action's record is.
+    pub(crate) fn record_at(&self, key: &Digest) -> Result<Option<Location>> {
+        Ok(match self.get(Item::record(key))? {
+            Some(Meta { detail: Detail::Record(at), .. }) => Some(at),
+            _ => None,
+        })
+    }
+
     /// A record and its blobs, which are all there; any other is dropped.
     pub(crate) fn load_record(&mut self, key: &Digest) -> Result<Option<(Vec<Digest>, SignedBytes)>> {
         let item = Item::record(key);

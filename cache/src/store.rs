@@ -22,10 +22,12 @@ use crate::{
     blobs::{self, Verdict},
     error::{OpenError, StoreError},
     index::{Detail, Item},
+    journal::Location,
     layout::{Layout, Place},
     limits::{Limits, MANIFEST_BYTES_MAX, RECORD_BLOBS_MAX, RECORD_BYTES_MAX, WHOLE_FILE_BYTES_MAX},
     platform, recover,
     state::State,
+    verified::Verified,
     writer::BlobWriter,
 };
 
@@ -37,9 +39,14 @@ pub struct Store {
     shared: Arc<Shared>,
 }
 
+/// Which of several records of the same action is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordPlace(Location);
+
 struct Shared {
     layout: Layout,
     state: Mutex<State>,
+    verified: Verified,
     temporaries: AtomicU64,
     /// Held while the store is open; the last field, so that it is released last.
     _lock: File,
@@ -74,7 +81,13 @@ impl Store {
         }
         layout.make_buckets().map_err(|(path, source)| OpenError::Io { path, source })?;
         let state = recover::open(layout.clone(), limits).map_err(io(&dir))?;
-        let shared = Shared { layout, state: Mutex::new(state), temporaries: AtomicU64::new(0), _lock: lock };
+        let shared = Shared {
+            layout,
+            state: Mutex::new(state),
+            verified: Verified::default(),
+            temporaries: AtomicU64::new(0),
+            _lock: lock,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -136,13 +149,14 @@ impl Store {
         self.look(|state| state.blob(digest)).is_some()
     }
 
-    /// The blob as a read-only file at offset 0, checked against its digest. It stays readable when the blob is
-    /// evicted meanwhile. A rotten one is dropped and gives `None`.
+    /// The blob as a read-only file at offset 0, checked against its digest: now, or within the last five minutes if the file
+    /// has not changed since. It stays readable when the blob is evicted meanwhile. A rotten one is dropped and
+    /// gives `None`.
     pub fn open_blob(&self, digest: &Digest) -> Option<File> {
-        self.first_good(digest, blobs::open_checked)
+        self.first_good(digest, |path, digest, size| self.shared.verified.open(path, digest, size))
     }
 
-    /// A path at which this user can read the blob, the contents checked just now. It may be evicted at any time, and is
+    /// A path at which this user can read the blob, the contents checked as by `open_blob`. It may be evicted at any time, and is
     /// then not there.
     pub fn private_path(&self, digest: &Digest) -> Option<PathBuf> {
         self.open_blob(digest)?;
@@ -216,6 +230,32 @@ impl Store {
     /// the lookup is a miss, too.
     pub fn record(&self, key: &ActionKey) -> Option<SignedBytes> {
         self.look(|state| state.record(&key.0))
+    }
+
+    /// Where the record of an action is now. It is another place after the record was put again.
+    pub fn record_place(&self, key: &ActionKey) -> Option<RecordPlace> {
+        self.look(|state| state.record_at(&key.0)).map(RecordPlace)
+    }
+
+    /// Whether the record of an action is still the one that was at `place`. If so, it and what was used with it (the
+    /// manifests of `manifests`, `blobs`) are counted as used.
+    pub fn record_is_at(
+        &self,
+        key: &ActionKey,
+        place: RecordPlace,
+        manifests: &Digest,
+        blobs: &[Digest],
+    ) -> bool {
+        let used = blobs.iter().map(Item::blob).chain([Item::manifests(manifests), Item::record(&key.0)]);
+        let found = self.look(|state| {
+            let is_there = state.record_at(&key.0)? == Some(place.0);
+            Ok(is_there.then(|| {
+                used.for_each(|item| {
+                    state.touch(item);
+                })
+            }))
+        });
+        found.is_some()
     }
 
     /// Stores an include manifest under `key`, in front of the others.

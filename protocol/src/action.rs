@@ -8,6 +8,7 @@ use crate::{
     canonical::Canonical,
     digest::Digest,
     identity::{NodeId, SignedBytes},
+    keys::domain,
     limits::{ARGV_BYTES_MAX, OUTPUTS_BYTES_MAX, OUTPUTS_MAX, STDIO_BYTES_MAX},
     path::TreePath,
     tree::Tree,
@@ -63,9 +64,9 @@ impl fmt::Debug for ActionKey {
 }
 
 impl Action {
-    /// The action's key; see `docs/protocol.md` for the encoding.
+    /// The action's key; see `docs/cache-key.md` for the encoding.
     pub fn key(&self) -> ActionKey {
-        let mut encoder = Canonical::new("barnraise action v1");
+        let mut encoder = Canonical::new(domain::ACTION);
         encoder.digest(&self.toolchain).bytes(self.program.as_bytes());
         encoder.sequence(&self.argv, |e, arg| {
             e.bytes(arg);
@@ -158,11 +159,7 @@ impl ActionResult {
     /// # Errors
     /// When it names outputs that were not asked for, lacks one, or is over the limits.
     pub fn check(&self, action: &Action) -> Result<(), ResultError> {
-        if self.outputs.len() > OUTPUTS_MAX
-            || self.stdout.size > STDIO_BYTES_MAX
-            || self.stderr.size > STDIO_BYTES_MAX
-            || self.outputs.iter().map(|o| o.size).fold(0, u64::saturating_add) > OUTPUTS_BYTES_MAX
-        {
+        if !self.is_within_limits() {
             return Err(ResultError::TooLarge);
         }
         if !self.outputs.is_sorted_by(|a, b| a.output < b.output)
@@ -177,6 +174,14 @@ impl ActionResult {
             Some((_, output)) if self.exit_code == 0 => Err(ResultError::Missing(output.path.clone())),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a foreign result may be looked at at all, whatever its action.
+    pub fn is_within_limits(&self) -> bool {
+        self.outputs.len() <= OUTPUTS_MAX
+            && self.stdout.size <= STDIO_BYTES_MAX
+            && self.stderr.size <= STDIO_BYTES_MAX
+            && self.outputs.iter().map(|o| o.size).fold(0, u64::saturating_add) <= OUTPUTS_BYTES_MAX
     }
 
     /// The blobs that are sent, which are those that are not empty; `true` for those that travel inside the frame

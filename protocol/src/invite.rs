@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::Digest,
     identity::{NodeId, SignedBytes},
+    keys::domain,
     limits::ROSTER_BYTES_MAX,
 };
 
@@ -58,7 +59,7 @@ impl Invite {
 
 /// The inviter's name for an open invitation: a hash, from which the token cannot be made again.
 pub fn secret_id(secret: &[u8; 16]) -> Digest {
-    blake3::Hasher::new_derive_key("barnraise invite id v1").update(secret).finalize().into()
+    blake3::Hasher::new_derive_key(domain::INVITE).update(secret).finalize().into()
 }
 
 /// The proof for an open invitation in the session with this exported keying material.

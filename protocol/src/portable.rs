@@ -9,6 +9,7 @@ use crate::{
     action::{Action, ActionKey, Output},
     canonical::Canonical,
     digest::Digest,
+    keys::domain,
     path::TreePath,
     tree::Entry,
 };
@@ -70,10 +71,17 @@ impl Places {
         }
     }
 
-    /// A path that [`Places::mark`] marked in other places, in these; `None` if it is malformed or in a place that is not among these.
+    /// Whether a path lies outside of the places under a name that begins like one. Prefix maps would replace a part of it.
+    pub fn is_beside(&self, path: &[u8]) -> bool {
+        self.place_of(path).is_none() && self.paths().any(|place| path.starts_with(place))
+    }
+
+    /// A path that [`Places::mark`] marked in other places, in these; `None` if it is malformed, in a place that is not among these,
+    /// or outside of those but not of these.
     pub fn unmark(&self, marked: &[u8]) -> Option<Vec<u8>> {
         if marked.first() != Some(&0) {
-            return Some(marked.to_vec());
+            let begins_like_a_place = self.paths().any(|place| marked.starts_with(place));
+            return (!begins_like_a_place).then(|| marked.to_vec());
         }
         let (place, rest) = match (marked.strip_prefix(ROOT), marked.strip_prefix(BUILD)) {
             (Some(rest), _) => (&self.root, rest),
@@ -93,7 +101,7 @@ impl Places {
 
     /// The key of `action` in any places, `argv` being its arguments with marks.
     pub fn key(&self, action: &Action, argv: &[Vec<u8>]) -> ActionKey {
-        let mut encoder = Canonical::new("barnraise portable action v1");
+        let mut encoder = Canonical::new(domain::PORTABLE_ACTION);
         encoder.digest(&action.toolchain).bytes(action.program.as_bytes());
         encoder.sequence(argv, |e, arg| {
             e.bytes(arg);
@@ -112,7 +120,7 @@ impl Places {
 
     /// The name of the include manifests of the action with this key, which has no inputs yet, for a source of this digest.
     pub fn manifest_key(stem: &ActionKey, source: &Digest) -> Digest {
-        Canonical::new("barnraise portable manifest v1").digest(&stem.0).digest(source).finish()
+        Canonical::new(domain::PORTABLE_MANIFEST).digest(&stem.0).digest(source).finish()
     }
 
     /// A link's target with a mark if it is absolute and in a place.
@@ -302,6 +310,15 @@ mod tests {
         ] {
             assert_eq!(places.mark(given.as_bytes()), marked, "{given}");
         }
+        for (path, is_beside) in
+            [("/home/a/p", false), ("/home/a/p/x", false), ("/home/a/p2", true), ("/home/a/c", false)]
+        {
+            assert_eq!(places.is_beside(path.as_bytes()), is_beside, "{path}");
+        }
+        // What somebody else has outside of the project lies inside of it here, or beside it.
+        assert_eq!(places.unmark(b"/home/a/p/x"), None);
+        assert_eq!(places.unmark(b"/home/a/p2/x"), None);
+        assert_eq!(places.unmark(b"/home/a/c/x").as_deref(), Some(&b"/home/a/c/x"[..]));
         for malformed in [&b"\0"[..], b"\0X/a", b"\0Rx", b"\0C2"] {
             assert_eq!(places.unmark(malformed), None);
         }
@@ -316,6 +333,7 @@ mod tests {
         #[test]
         fn a_mark_is_undone(root in name(), cwd in name(), at in name()) {
             let Some(places) = Places::new(path(&root), &path(&cwd)) else { return Ok(()) };
+            prop_assume!(!places.is_beside(at.as_bytes()));
             prop_assert_eq!(places.unmark(&places.mark(at.as_bytes())), Some(at.into_bytes()));
         }
 

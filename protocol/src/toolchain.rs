@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{canonical::Canonical, digest::Digest, path::TreePath, tree::Tree};
+use crate::{canonical::Canonical, digest::Digest, keys::domain, path::TreePath, tree::Tree};
 
 /// Everything a worker needs to run one compiler at the requester's own paths.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Toolchain {
 impl Toolchain {
     /// The toolchain's identity: its machine, files and search path.
     pub fn digest(&self) -> Digest {
-        let mut encoder = Canonical::new("barnraise toolchain v1");
+        let mut encoder = Canonical::new(domain::TOOLCHAIN);
         encoder.bytes(self.machine.as_bytes()).digest(&self.tree.digest());
         encoder.sequence(&self.search_path, |e, path| {
             e.bytes(path.as_bytes());

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     canonical::Canonical,
     digest::Digest,
+    keys::domain,
     limits::{BLOB_BYTES_MAX, PATH_BYTES_MAX, TREE_ENTRIES_MAX},
     path::TreePath,
 };
@@ -120,7 +121,7 @@ impl Tree {
 
     /// The tree's own digest.
     pub fn digest(&self) -> Digest {
-        let mut encoder = Canonical::new("barnraise tree v1");
+        let mut encoder = Canonical::new(domain::TREE);
         encoder.number(self.0.len() as u64);
         for (path, entry) in &self.0 {
             encoder.bytes(path.as_bytes());

@@ -21,6 +21,7 @@ use crate::{
     limits::FRAME_BYTES_MAX,
     observed::Observed,
     path::TreePath,
+    prefetch::BuildName,
     toolchain::Toolchain,
     transfer::{PieceSet, PieceValue},
     tree::Tree,
@@ -68,6 +69,27 @@ pub enum Request {
         /// Which of its outputs.
         blobs: Vec<Digest>,
     },
+    /// What did this build need? Answered with a [`BuildReply`].
+    Build(BuildName),
+    /// Send the records of these actions that are in the store, of which the asked member published a list. Answered with a
+    /// list of encoded [`SignedBytes`], or nothing, in the same order.
+    Records(Vec<ActionKey>),
+    /// As [`Request::Outputs`], for somebody who does not wait for them: they go after all else.
+    Prefetch {
+        /// Of which action.
+        action: ActionKey,
+        /// Which of its outputs.
+        blobs: Vec<Digest>,
+    },
+}
+
+/// The answer to [`Request::Build`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BuildReply {
+    /// No such build was recorded here.
+    Unknown,
+    /// A signed [`crate::prefetch::BuildList`].
+    Recorded(SignedBytes),
 }
 
 /// The answer to [`Request::Outputs`].

@@ -8,13 +8,10 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::name::OfficeName;
 use crate::{Error, Result};
-
-/// Short, so that a quota below one core acts like a slow core rather than a core that sleeps in long pauses
-/// (the kernel's default is 100 ms; nodes that look for stalled peers would see those).
-const PERIOD_US: f64 = 10_000.0;
 
 /// The kernel's smallest quota.
 const QUOTA_US_MIN: f64 = 1_000.0;
@@ -46,6 +43,8 @@ enum Version {
 pub(crate) struct Group {
     directories: Vec<PathBuf>,
     cpu: Option<(Version, PathBuf)>,
+    /// Over which the quota holds.
+    period: Duration,
 }
 
 impl Hierarchies {
@@ -85,9 +84,9 @@ impl Hierarchies {
         self.0.iter().map(|hierarchy| hierarchy.base.join(name.to_string())).collect()
     }
 
-    /// Makes the cgroups of one host.
-    pub(crate) fn make(&self, office: &OfficeName, host: &str) -> Result<Group> {
-        let mut group = Group { directories: Vec::new(), cpu: None };
+    /// Makes the cgroups of one host, whose quota will hold over this period.
+    pub(crate) fn make(&self, office: &OfficeName, host: &str, period: Duration) -> Result<Group> {
+        let mut group = Group { directories: Vec::new(), cpu: None, period };
         for hierarchy in &self.0 {
             let parent = hierarchy.base.join(office.to_string());
             let dir = parent.join(host);
@@ -112,15 +111,16 @@ impl Group {
         let Some((version, dir)) = &self.cpu else {
             return Err(Error::Unavailable("no cgroup tree has the cpu controller".into()));
         };
-        let quota = cpus.map(|cpus| (cpus * PERIOD_US).max(QUOTA_US_MIN).round());
+        let period = self.period.as_micros();
+        let quota = cpus.map(|cpus| (cpus * period as f64).max(QUOTA_US_MIN).round());
         match version {
             Version::One => {
-                write(&dir.join("cpu.cfs_period_us"), &format!("{PERIOD_US}"))?;
+                write(&dir.join("cpu.cfs_period_us"), &period.to_string())?;
                 write(&dir.join("cpu.cfs_quota_us"), &format!("{}", quota.unwrap_or(-1.0)))
             }
             Version::Two => {
                 let quota = quota.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
-                write(&dir.join("cpu.max"), &format!("{quota} {PERIOD_US}"))
+                write(&dir.join("cpu.max"), &format!("{quota} {period}"))
             }
         }
     }

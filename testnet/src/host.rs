@@ -178,6 +178,17 @@ impl Host {
             .map(drop)
     }
 
+    /// The most that the running node has had in memory at once, in bytes (`VmHWM`).
+    pub fn node_memory_peak(&self) -> Result<u64> {
+        let node = self.processes().into_iter().find(|process| process.name == "barn-node");
+        let pid = node.ok_or_else(|| Error::Spec(format!("host {} runs no node", self.name)))?.pid;
+        let path = format!("/proc/{pid}/status");
+        let status = fs::read_to_string(&path).map_err(Error::path("cannot read", &path))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+        kibibytes.map(|kibibytes| kibibytes * 1024).ok_or_else(|| Error::Spec(format!("{path} has no VmHWM")))
+    }
+
     /// Kills the node started by [`Host::start_node`] with SIGKILL, and only it: what it started is left to its
     /// fate, as in a crash.
     pub fn kill_node(&self) -> Result<()> {

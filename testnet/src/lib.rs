@@ -35,7 +35,7 @@ pub use guard::take_down_all;
 pub use host::{Host, Process, VERB_LIMIT};
 pub use link::Traffic;
 pub use office::{Office, office_or_skip};
-pub use spec::{HostSpec, OfficeSpec, bin_dir_of_this_build};
+pub use spec::{HostSpec, OfficeSpec, QUOTA_PERIOD, bin_dir_of_this_build};
 
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -50,7 +50,7 @@ impl Office {
         let bridge = Arc::new(Bridge::make()?);
         let mut hosts = Vec::new();
         for (number, host) in spec.hosts.iter().enumerate() {
-            let group = hierarchies.make(&name, &host.name)?;
+            let group = hierarchies.make(&name, &host.name, host.quota_period)?;
             if host.cpus.is_some() {
                 group.set_cpus(host.cpus)?;
             }

@@ -1,7 +1,9 @@
 //! What an office shall be: plain data, checked before anything is made.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::{Error, Result};
 
@@ -10,6 +12,13 @@ pub(crate) const HOSTS_MAX: usize = 200;
 
 /// A host name ends up in a path of a Unix socket, which has room for 108 bytes.
 const NAME_BYTES_MAX: usize = 24;
+
+/// Short, so that a quota below one core acts like a slow core rather than a core that sleeps in long pauses
+/// (the kernel's default is 100 ms; nodes that look for stalled peers would see those).
+pub const QUOTA_PERIOD: Duration = Duration::from_millis(10);
+
+/// The kernel takes periods of 1 ms to 1 s, and no quota below 1 ms.
+const QUOTA_PERIODS: RangeInclusive<Duration> = QUOTA_PERIOD..=Duration::from_secs(1);
 
 /// A whole office.
 #[derive(Clone, Debug)]
@@ -29,6 +38,8 @@ pub struct HostSpec {
     pub name: String,
     /// Cores it may use, such as 0.45; `None` leaves it the whole machine.
     pub cpus: Option<f64>,
+    /// The period over which the quota of cores holds.
+    pub quota_period: Duration,
     /// Bandwidth of its cable in each direction, in Mbit/s; `None` is as fast as the kernel.
     pub bandwidth_mbit: Option<u32>,
     /// Paths below `/tmp` it shall see at their own place, for its `/tmp` is private.
@@ -77,12 +88,24 @@ impl OfficeSpec {
 impl HostSpec {
     /// A host with the whole machine, a fast cable and nothing of `/tmp`.
     pub fn new(name: impl Into<String>) -> HostSpec {
-        HostSpec { name: name.into(), cpus: None, bandwidth_mbit: None, sees: Vec::new() }
+        HostSpec {
+            name: name.into(),
+            cpus: None,
+            quota_period: QUOTA_PERIOD,
+            bandwidth_mbit: None,
+            sees: Vec::new(),
+        }
     }
 
     /// Sets the cores it may use.
     pub fn cpus(mut self, cpus: f64) -> HostSpec {
         self.cpus = Some(cpus);
+        self
+    }
+
+    /// Sets the period over which the quota of cores holds.
+    pub fn quota_period(mut self, period: Duration) -> HostSpec {
+        self.quota_period = period;
         self
     }
 
@@ -108,6 +131,12 @@ impl HostSpec {
         }
         if let Some(cpus) = self.cpus {
             check_cpus(cpus)?;
+        }
+        if !QUOTA_PERIODS.contains(&self.quota_period) {
+            return Err(Error::Spec(format!(
+                "a quota over {:?}, must be over 10 ms to 1 s",
+                self.quota_period
+            )));
         }
         if self.bandwidth_mbit == Some(0) {
             return Err(Error::Spec(format!("host {name} has a cable of 0 Mbit/s; use cut()")));
@@ -167,6 +196,7 @@ mod tests {
         check(office().host(HostSpec::new("")), "host name");
         check(office().host(HostSpec::new("a").cpus(0.01)), "0.01 CPUs");
         check(office().host(HostSpec::new("a").cpus(f64::NAN)), "NaN CPUs");
+        check(office().host(HostSpec::new("a").quota_period(Duration::from_millis(2))), "over 2ms");
         check(office().host(HostSpec::new("a").bandwidth_mbit(0)), "0 Mbit/s");
         check(office().host(HostSpec::new("a").sees("tmp/x")), "not absolute");
         check(OfficeSpec::new("bin").hosts(1, None), "absolute");

@@ -19,6 +19,8 @@ pub struct Counts {
     pub other: u64,
     /// Results served from this machine's store.
     pub hits: u64,
+    /// Those of them for which nobody had to look for inputs.
+    pub direct: u64,
     /// Results that were not there.
     pub misses: u64,
     /// Misses compiled here.
@@ -50,6 +52,7 @@ impl Counts {
             local: number("/requests/local"),
             other: number("/requests/other"),
             hits: number("/hits/local"),
+            direct: number("/hits/direct"),
             misses: number("/misses"),
             ran: number("/compiles/local"),
             failed: number("/compiles/failed"),
@@ -72,6 +75,7 @@ impl Counts {
             local: self.local - earlier.local,
             other: self.other - earlier.other,
             hits: self.hits - earlier.hits,
+            direct: self.direct - earlier.direct,
             misses: self.misses - earlier.misses,
             ran: self.ran - earlier.ran,
             failed: self.failed - earlier.failed,
@@ -95,7 +99,7 @@ pub enum Expect {
     Hit,
     /// As [`Expect::Hit`], after the compiler was asked what it includes.
     Asked,
-    /// The same, and asked again the second time.
+    /// The same, and asked again the second time, since what was looked for in vain is not known.
     AskedTwice,
     /// Runs here only: compiled, then served from the store.
     CacheOnly,
@@ -115,13 +119,17 @@ impl Expect {
         let none = Counts::default();
         let call = Counts { total: 1, ..none.clone() };
         let kept = |call: Counts| {
-            if is_first { Counts { misses: 1, ran: 1, ..call } } else { Counts { hits: 1, ..call } }
+            if is_first {
+                Counts { misses: 1, ran: 1, ..call }
+            } else {
+                Counts { hits: 1, direct: 1, ..call }
+            }
         };
         let asked = |call: Counts| Counts { fallbacks: [("scan-unsupported".to_owned(), 1)].into(), ..call };
         match self {
             Self::Asked if is_first => asked(Self::Hit.counts(true)),
             Self::Asked => Self::Hit.counts(false),
-            Self::AskedTwice => asked(Self::Hit.counts(is_first)),
+            Self::AskedTwice => Counts { direct: 0, ..asked(Self::Hit.counts(is_first)) },
             Self::Hit => kept(Counts { distributable: 1, ..call }),
             Self::CacheOnly => kept(Counts { cache_only: 1, ..call }),
             Self::Failed => Counts { distributable: 1, misses: 1, failed: 1, ..call },

@@ -72,12 +72,43 @@ fn edits() {
 fn edits_within_a_second() {
     let desk = Desk::new();
     desk.lay(TREE);
-    for number in 1000..1012 {
-        desk.write("x.h", &format!("#define X {number}\n"));
-        desk.sh("$B gcc -S x.c").ok();
-        let text = String::from_utf8(std::fs::read(desk.at("x.s")).unwrap()).unwrap();
-        assert!(text.contains(&number.to_string()), "{number}: {text}");
+    for cc in ["gcc", "clang"] {
+        for number in 1000..1012 {
+            desk.write("x.h", &format!("#define X {number}\n"));
+            assert_eq!(value(&desk, &format!("$B {cc} -S x.c -o x.s")), number.to_string());
+        }
+        // The same sizes and times of change: the contents alone tell.
+        desk.sh("touch -d 2001-01-01 x.h").ok();
+        for number in 2000..2012 {
+            desk.sh(&format!("printf '#define X {number}\n' > x.h; touch -d 2001-01-01 x.h")).ok();
+            assert_eq!(value(&desk, &format!("$B {cc} -S x.c -o x.s")), number.to_string());
+        }
     }
+}
+
+/// A header that shadows another one comes and goes as fast as a script can.
+#[test]
+fn shadows_within_a_second() {
+    let desk = Desk::new();
+    desk.lay(TREE);
+    for cc in ["gcc", "clang"] {
+        let line = format!("$B {cc} -Ifirst -Isecond -S s.c -o s.s");
+        for _ in 0..8 {
+            assert_eq!(value(&desk, &line), "2");
+            desk.write("first/s.h", "#define X 3\n");
+            assert_eq!(value(&desk, &line), "3");
+            desk.sh("rm first/s.h").ok();
+        }
+    }
+}
+
+/// The number that the assembly has, which a line of shell writes.
+fn value(desk: &Desk, line: &str) -> String {
+    desk.sh("rm -f *.s").ok();
+    desk.sh(line).ok();
+    let text = desk.sh("cat *.s").ok().out();
+    let long = text.lines().find_map(|line| line.trim().strip_prefix(".long\t"));
+    long.unwrap_or_else(|| panic!("no number in {text}")).split('\t').next().unwrap().trim().to_owned()
 }
 
 #[test]
@@ -118,6 +149,34 @@ fn headers_that_shadow_those_beside() {
     );
 }
 
+/// What is only asked for, and what gcc includes without being asked.
+#[test]
+fn headers_that_nobody_includes() {
+    check(
+        &[
+            ("x.c", "#if __has_include(<probed.h>)\nint value = 2;\n#else\nint value = 1;\n#endif\n"),
+            ("inc/none", ""),
+        ],
+        "$B $CC -Iinc -c x.c",
+        &[
+            ("true", true),
+            ("touch inc/probed.h", false),
+            ("rm inc/probed.h", true),
+            ("mkdir inc/probed.h", true),
+            ("rmdir inc/probed.h", true),
+        ],
+    );
+    let desk = Desk::new();
+    desk.lay(&[("x.c", "#ifdef OWN\nint value = 2;\n#else\nint value = 1;\n#endif\n"), ("inc/none", "")]);
+    let line = "$B gcc -Iinc -c x.c";
+    for (step, may_hit) in
+        [("true", false), ("true", true), ("echo '#define OWN' > inc/stdc-predef.h", false)]
+    {
+        desk.sh(step).ok();
+        assert_eq!(compiles_right(&desk, line), may_hit, "after {step}");
+    }
+}
+
 #[test]
 fn links_that_turn() {
     check(
@@ -153,6 +212,11 @@ fn precompiled_headers_that_come_and_go() {
     desk.sh("cp x.h keep; echo '#define X 9' > x.h; gcc x.h; cp keep x.h; touch -d tomorrow x.h.gch").ok();
     assert!(!compiles_right(&desk, line), "the precompiled header was not seen");
     desk.sh("rm x.h.gch").ok();
+    assert!(compiles_right(&desk, line));
+    // gcc looks for one of the source as well.
+    desk.sh("gcc -x c-header x.c -o x.c.gch").ok();
+    assert!(!compiles_right(&desk, line), "the precompiled source was not seen");
+    desk.sh("rm x.c.gch").ok();
     assert!(compiles_right(&desk, line));
 }
 

@@ -53,7 +53,7 @@ fn cxx_source(number: usize) -> String {
 
 fn units(project: &Project<'_>) -> Vec<Unit> {
     std::fs::write(project.at("shared.h"), HEADER).unwrap();
-    let flags = ["-O1", "-g", "-Wall", "-MD"];
+    let flags = ["-O1", "-g", "-Wall", "-I.", "-MD"];
     let c = (0..22).map(|n| project.unit("gcc", &format!("c{n}.c"), &c_source(n), &flags));
     let cxx = (0..20).map(|n| project.unit("g++", &format!("cxx{n}.cc"), &cxx_source(n), &flags));
     // In turn, as in a real tree.
@@ -93,6 +93,7 @@ fn a_build_across_the_mesh_is_a_local_one() {
     assert_eq!(second, first);
     assert_same(&project.take_outputs(), &written);
     assert_eq!(count(h1, "/hits/local"), units.len() as u64, "{}", report(h1));
+    assert_eq!(count(h1, "/hits/direct"), units.len() as u64, "a manifest was not made: {}", report(h1));
     assert_eq!(count(h1, "/misses"), 0, "{}", report(h1));
 
     a_debugger_finds_the_sources(&mesh);
@@ -228,4 +229,8 @@ fn clang_travels_too(mesh: &Mesh) {
     let written = project.take_outputs();
     assert!(count(h1, "/compiles/remote") > 0, "{}", report(h1));
     project.assert_local(&units, &ran, &written);
+    h1.barn_text(["stats", "--zero"]).unwrap();
+    assert_eq!(project.build(&units, Through::Barn, 10), ran);
+    assert_same(&project.take_outputs(), &written);
+    assert_eq!(count(h1, "/hits/direct"), units.len() as u64, "a manifest was not made: {}", report(h1));
 }

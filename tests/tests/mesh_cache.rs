@@ -155,7 +155,12 @@ fn a_neighbour_has_it(mesh: &Mesh, checkout: &Checkout, one: &Host, two: &Host) 
 }
 
 /// As above, in a directory of another name, with another home.
-fn so_does_one_with_another_checkout(mesh: &Mesh, [checkout, elsewhere]: [&Checkout; 2], one: &Host, two: &Host) {
+fn so_does_one_with_another_checkout(
+    mesh: &Mesh,
+    [checkout, elsewhere]: [&Checkout; 2],
+    one: &Host,
+    two: &Host,
+) {
     let found = (0..5).any(|round| {
         let unit = checkout.small(&format!("p{round}.c"));
         elsewhere.small(&unit);

@@ -10,6 +10,8 @@
 //! Invariant: `Compile::argv` holds the user's arguments, response files expanded, all of them and in their
 //! order; barn only ever puts flags for the terminal between them.
 
+use std::ops::Range;
+
 use crate::color::{self, ColorRule};
 use crate::compile::{Compile, Mode};
 use crate::detect::{self, Driver, Family};
@@ -201,6 +203,7 @@ fn compile(
     let at = parsed.color.map_or(0, |(_, next)| next);
     let mut argv = args;
     argv.splice(at..at, presentation.iter().cloned());
+    let silent_directories = silent_directories(&parsed, language, at, presentation.len());
     Ok(Compile {
         family: request.family,
         language,
@@ -211,12 +214,34 @@ fn compile(
         depfile: outputs.depfile,
         argv,
         presentation,
+        presentation_at: at,
+        is_recorded: parsed.is_recorded,
         env: environment::relevant_env(request.family, request.env, logical_cwd),
         include_directories: parsed.include_directories,
+        silent_directories,
         forced_includes: parsed.forced_includes,
         time_macros: parsed.time_macros,
         dependency_args: parsed.dependency_args,
     })
+}
+
+/// The flags for directories that may as well not be there if the directories are not, as indices into an argv with `added`
+/// arguments put in before that at `at`. Assemblers are told of the directories too.
+fn silent_directories(
+    parsed: &Parsed,
+    language: Language,
+    at: usize,
+    added: usize,
+) -> Vec<(Range<usize>, Vec<u8>)> {
+    if parsed.warns_of_directories
+        || parsed.is_recorded
+        || matches!(language, Language::Assembler | Language::AssemblerWithCpp)
+    {
+        return Vec::new();
+    }
+    let moved = |index: usize| if index >= at { index + added } else { index };
+    let all = parsed.silent_directories.iter();
+    all.map(|(range, name)| (moved(range.start)..moved(range.start) + range.len(), name.clone())).collect()
 }
 
 /// The flags that make diagnostics look as on the user's terminal.

@@ -33,7 +33,7 @@ pub mod response;
 pub mod search;
 
 pub use classify::{Invocation, OtherKind, Request, classify};
-pub use compile::{Compile, Depfile, Mode, SideKind, SideOutput};
+pub use compile::{Compile, Depfile, Mode, Shown, SideKind, SideOutput};
 pub use depend::{dependency_argv, parse_depfile};
 pub use detect::{CompilerIdentity, Driver, Family, Probe, WrapperKind, guess, parse_probe, probe_argv};
 pub use dialect::{MacroFlag, NotScannable, Preprocessing};

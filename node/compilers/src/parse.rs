@@ -3,6 +3,8 @@
 //! The walk collects what the flags mean and judges nothing that depends on more than one of them; that
 //! is [`crate::classify()`]'s part. Of several reasons to stay local the first counts.
 
+use std::ops::Range;
+
 use crate::color::ColorRule;
 use crate::compile::{Mode, SideKind};
 use crate::detect::{Driver, Family};
@@ -34,6 +36,12 @@ pub(crate) struct Parsed {
     pub(crate) recorded: Option<Vec<u8>>,
     pub(crate) emit_llvm: bool,
     pub(crate) include_directories: Vec<Vec<u8>>,
+    /// Those of which nothing is said or done if they are not there, and the indices of their arguments.
+    pub(crate) silent_directories: Vec<(Range<usize>, Vec<u8>)>,
+    /// Whether a flag makes the compiler warn of directories that are missing.
+    pub(crate) warns_of_directories: bool,
+    /// Whether a flag makes the compiler record its command line.
+    pub(crate) is_recorded: bool,
     pub(crate) forced_includes: Vec<Vec<u8>>,
     pub(crate) time_macros: bool,
     /// The arguments for a dependency run.
@@ -106,6 +114,8 @@ impl Walk {
     /// Takes in one flag, `args` being it and its value and `next` the index after it.
     fn flag(&mut self, effect: Effect, value: &[u8], args: &[Vec<u8>], next: usize) {
         let parsed = &mut self.parsed;
+        parsed.warns_of_directories |= warns_of_directories(&args[0]);
+        parsed.is_recorded |= args[0].starts_with(b"-frecord-") || args[0].starts_with(b"-grecord-");
         let mut keep = true;
         match effect {
             Effect::Neutral | Effect::Linker | Effect::EndOfFlags => {}
@@ -122,7 +132,12 @@ impl Walk {
             Effect::Verbose => parsed.verbose = true,
             Effect::Language => self.language = language::by_name(value),
             Effect::Define => parsed.time_macros |= mentions_time(value),
-            Effect::IncludeDirectory => parsed.include_directories.push(value.to_vec()),
+            Effect::IncludeDirectory => {
+                parsed.include_directories.push(value.to_vec());
+                if is_silent(&args[0]) && !matches!(value.first(), None | Some(b'=' | b'$')) {
+                    parsed.silent_directories.push((next - args.len()..next, value.to_vec()));
+                }
+            }
             Effect::ForcedInclude => parsed.forced_includes.push(value.to_vec()),
             Effect::RecordsCommandLine => parsed.recorded = Some(args[0].clone()),
             Effect::EmitLlvm => {
@@ -236,6 +251,17 @@ impl Walk {
         self.parsed.depfile = Some(system_headers);
         self.parsed.depfile_path = Some(pieces[1].to_vec());
     }
+}
+
+/// Whether a flag only names a directory to search: not a framework's, and not the root of others.
+fn is_silent(flag: &[u8]) -> bool {
+    [&b"-I"[..], b"-isystem", b"-iquote", b"-idirafter"].iter().any(|name| flag.starts_with(name))
+}
+
+/// Flags that warn of directories that are missing, or may.
+fn warns_of_directories(flag: &[u8]) -> bool {
+    const WORD: &[u8] = b"missing-include-dirs";
+    flag == b"-Weverything" || flag.windows(WORD.len()).any(|window| window == WORD)
 }
 
 /// Forms of diagnostics that go to standard error.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use barn_protocol::prefetch::BuildName;
 use barn_wrapper::messages::Control;
 use serde_json::{Value, json};
 
@@ -41,6 +42,8 @@ pub(crate) async fn answer(node: &Arc<Node>, control: Control) -> Result<Value, 
             crate::seeding::pack_with_sysroot(node, compiler, body["path"].as_str().unwrap_or_default()).await
         }
         "import" => import(node, body["archive"].as_str()).await,
+        "warm" => warm(node, &body).await,
+        "warming" => Ok(json!(node.warmer.progress())),
         "cache" => cache(node, body["do"].as_str()).await,
         other => {
             Err(format!("this node does not know `{other}`\nhint: restart it with `barn stop`, `barn start`"))
@@ -190,6 +193,14 @@ async fn import(node: &Arc<Node>, archive: Option<&str>) -> Result<Value, String
         Ok(json!({ "digest": digest.to_string(), "name": name }))
     };
     tokio::task::spawn_blocking(import).await.map_err(|_| "the import panicked".to_owned())?
+}
+
+/// Fetches what a build needs; ends when nobody waits for the answer any more.
+async fn warm(node: &Node, body: &Value) -> Result<Value, String> {
+    let name = body["from"].as_str().unwrap_or_default().parse::<BuildName>();
+    let name = name.map_err(|error| error.to_string())?;
+    let report = node.warmer.warm(&name, body["limit"].as_u64()).await;
+    report.map(|report| json!(report)).map_err(|error| error.to_string())
 }
 
 async fn cache(node: &Arc<Node>, what: Option<&str>) -> Result<Value, String> {

@@ -14,8 +14,9 @@ use crate::{
     node::{Life, Node, cores},
     offers::Offers,
     office_cache::{self, OfficeCache},
+    prefetch::{Recorder, Warmer},
     requester::{
-        Carrier, Requester, Wording,
+        Carrier, HeldManifests, Requester, Wording,
         dispatch::Dispatch,
         files::Files,
         inputs::{scan::IncludeScan, texts::Texts},
@@ -30,7 +31,7 @@ use crate::{
     worker::{self, Shelf, Worker},
 };
 
-/// How often counters are written to disk.
+/// How often counters, and lists of builds that changed, are written to disk.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 /// How often what is known of files is written to disk, if more was read. It is also written at the end.
 const RECORD_EVERY: Duration = Duration::from_secs(600);
@@ -95,6 +96,7 @@ pub async fn run(setup: Setup, peers: Vec<SocketAddr>) -> Result<(), NodeError> 
     node.worker.close();
     node.requester.keeper.settle_all().await;
     node.stats.save();
+    node.requester.builds.save();
     node.recollection.record(&node.setup.home);
     node.mesh.shutdown().await;
     Ok(())
@@ -155,13 +157,16 @@ async fn start(
         locales: Locales::default(),
         files: files.clone(),
         sight: sight.clone(),
+        held: HeldManifests::default(),
+        wording: Wording::default(),
         writers: Arc::default(),
         keeper: Arc::default(),
+        builds: Arc::new(Recorder::open(identity.clone(), roster.clone(), setup.home.clone())),
         finder: IncludeScan::new(files, sight, texts, stats.clone(), cores as usize + 1),
-        wording: Wording::default(),
         stats: stats.clone(),
         history: history.clone(),
     });
+    let warmer = Warmer::new(requester.clone(), &setup.config);
     let (home, archives) = (setup.home.clone(), store.clone());
     // Compiles need not wait for either: they are local, and files are read, until it is done.
     tokio::task::spawn_blocking(move || stand_ins.read(&home, &archives));
@@ -181,6 +186,7 @@ async fn start(
         worker,
         http_cache,
         office,
+        warmer,
         life: Life::begin(),
         setup,
     };
@@ -277,6 +283,9 @@ async fn keep_saving(node: &Node) {
     let mut saved = node.stats.snapshot();
     loop {
         tokio::time::sleep(SAVE_EVERY).await;
+        let builds = node.requester.builds.clone();
+        // If it panics, it is tried again with the next turn.
+        let _ = tokio::task::spawn_blocking(move || builds.save()).await;
         let now = node.stats.snapshot();
         if now != saved {
             node.stats.save();

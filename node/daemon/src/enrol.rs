@@ -110,7 +110,12 @@ pub fn invite(home: &Home, addresses: &[SocketAddr], lifetime_s: u64) -> Result<
 ///
 /// # Errors
 /// Without a mesh or the admin key, and when the name is another member's.
-pub fn allow(home: &Home, id: NodeId, name: Option<&str>) -> Result<SignedRoster, EnrolError> {
+pub fn allow(
+    home: &Home,
+    id: NodeId,
+    name: Option<&str>,
+    capabilities: Capabilities,
+) -> Result<SignedRoster, EnrolError> {
     change(home, |roster| {
         let name = match name {
             Some(name) if roster.member_named(name).is_some_and(|m| m.id != id) => {
@@ -119,7 +124,7 @@ pub fn allow(home: &Home, id: NodeId, name: Option<&str>) -> Result<SignedRoster
             Some(name) => name.to_owned(),
             None => roster.member(&id).map_or_else(|| roster.free_name(&id.short(), &id), |m| m.name.clone()),
         };
-        let member = Member { id, name, capabilities: Capabilities::OFFICE };
+        let member = Member { id, name, capabilities };
         Ok(roster.with(member, unix_now_s())?)
     })
 }

@@ -10,6 +10,7 @@
 //!   cache/              the store (see docs/cache.md)
 //!   toolchains/         descriptions of the toolchains known here
 //!   incoming/           parts of toolchains on their way
+//!   builds-v1/          0700  what recorded builds need, as signed (see docs/prefetch.md)
 //!   recollection        digests and texts of files, for the next start
 //!   http-cache.token    0600  what other tools show at the HTTP cache endpoint; only where that is on
 //!   stats.json          the counters of `barn stats`
@@ -96,6 +97,11 @@ impl Home {
     /// Where descriptions of toolchains are kept.
     pub fn toolchains_dir(&self) -> PathBuf {
         self.dir.join("toolchains")
+    }
+
+    /// Where the lists of recorded builds are kept.
+    pub fn builds_dir(&self) -> PathBuf {
+        self.dir.join("builds-v1")
     }
 
     /// The counters' file.

@@ -4,7 +4,7 @@
 //! is answered by [`requester`], which asks the [`office_cache`]; a request of a peer arrives through the mesh and is
 //! answered by [`worker`], [`offers`] or [`office_cache`], and [`seeding`] gives this machine a compiler of theirs; a
 //! command arrives in [`session`] too and is answered by [`control`], or works on the state directory ([`home`],
-//! [`enrol`]) by itself. Other tools' caches come to [`http_cache`].
+//! [`enrol`]) by itself. Other tools' caches come to [`http_cache`]. What builds need is recorded and fetched by [`prefetch`].
 
 mod blobs;
 pub mod cli;
@@ -20,6 +20,7 @@ pub mod node;
 mod offers;
 pub mod office_cache;
 mod platform;
+pub mod prefetch;
 pub mod requester;
 mod seeding;
 pub mod session;

@@ -9,8 +9,18 @@ use std::{
 };
 
 use barn_cache::Store;
-use barn_mesh::{Mesh, RecvStream, RosterCell, SendStream, stream::StreamError};
-use barn_protocol::{NodeId, advert::Advert, roster::Member, wire::Request};
+use barn_mesh::{
+    Mesh, RecvStream, RosterCell, SendStream,
+    limits::BULK_PRIORITY,
+    stream::{StreamError, write_frame},
+};
+use barn_protocol::{
+    NodeId,
+    advert::Advert,
+    prefetch::BuildName,
+    roster::Member,
+    wire::{BuildReply, Request},
+};
 use tokio::sync::Notify;
 
 use crate::{
@@ -19,6 +29,7 @@ use crate::{
     http_cache::Endpoint,
     offers::Offers,
     office_cache::OfficeCache,
+    prefetch::Warmer,
     requester::{Requester, recollection::Recollection},
     setup::Setup,
     stats::Stats,
@@ -53,6 +64,8 @@ pub struct Node {
     pub(crate) offers: Offers,
     /// Its part of the office's cache.
     pub(crate) office: Arc<OfficeCache>,
+    /// What fetches what a build needs.
+    pub(crate) warmer: Warmer,
     /// This run of it.
     pub(crate) life: Life,
 }
@@ -120,6 +133,17 @@ impl Node {
         });
     }
 
+    /// What this machine recorded of a build, what is just being kept included.
+    async fn build_list(&self, name: BuildName) -> BuildReply {
+        if !self.setup.config.cache.share.writes() {
+            return BuildReply::Unknown;
+        }
+        self.requester.keeper.settle_all().await;
+        let builds = self.requester.builds.clone();
+        let listed = tokio::task::spawn_blocking(move || builds.list(&name)).await;
+        listed.ok().flatten().map_or(BuildReply::Unknown, BuildReply::Recorded)
+    }
+
     /// Serves one stream of a peer.
     pub(crate) async fn serve(
         &self,
@@ -141,6 +165,13 @@ impl Node {
             Request::Entries(gets) => self.office.answer(peer, gets, &mut send).await?,
             Request::Tell(puts) => self.office.hear(peer, puts).await,
             Request::Outputs { action, blobs } => self.office.give(peer, action, blobs, &mut send).await?,
+            Request::Build(name) => write_frame(&mut send, &self.build_list(name).await).await?,
+            Request::Records(keys) => self.office.records(keys, &mut send).await?,
+            Request::Prefetch { action, blobs } => {
+                // A stream that is gone is noticed below.
+                let _ = send.set_priority(BULK_PRIORITY);
+                self.office.give(peer, action, blobs, &mut send).await?;
+            }
         }
         // Whatever is left unsent goes on in the background.
         let _ = send.finish();

@@ -102,11 +102,12 @@ struct Session {
     stream: UnixStream,
     decoder: Decoder,
     descriptors: VecDeque<OwnedFd>,
+    buffer: Vec<u8>,
 }
 
 impl Session {
     fn new(stream: UnixStream) -> Self {
-        Self { stream, decoder: Decoder::new(), descriptors: VecDeque::new() }
+        Self { stream, decoder: Decoder::new(), descriptors: VecDeque::new(), buffer: Vec::new() }
     }
 
     async fn run(mut self, node: &Arc<Node>) -> io::Result<()> {
@@ -223,19 +224,16 @@ impl Session {
 
     /// The next message; `None` at the end of the connection.
     async fn next(&mut self) -> io::Result<Option<ToNode>> {
-        let mut buffer = vec![0; READ_BYTES];
         loop {
             if let Some(message) = self.decoder.next().map_err(|error| io::Error::other(error.to_string()))? {
                 return Ok(Some(message));
             }
             self.stream.readable().await?;
-            let descriptors = &mut self.descriptors;
-            let read = self
-                .stream
-                .try_io(Interest::READABLE, || recv_with_fds(&self.stream, &mut buffer, descriptors));
-            match read {
+            let Self { stream, descriptors, buffer, .. } = self;
+            buffer.resize(READ_BYTES, 0);
+            match stream.try_io(Interest::READABLE, || recv_with_fds(&*stream, buffer, descriptors)) {
                 Ok(0) => return Ok(None),
-                Ok(count) => self.decoder.push(&buffer[..count]),
+                Ok(count) => self.decoder.push(&self.buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }

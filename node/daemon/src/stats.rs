@@ -63,6 +63,8 @@ pub struct Hits {
     pub local: u64,
     /// At a neighbour.
     pub mesh: u64,
+    /// Of `local`: by an include manifest alone, without a search for inputs.
+    pub direct: u64,
 }
 
 /// Compiles by where they ran and how they ended.
@@ -149,6 +151,11 @@ impl Stats {
         self.lock().clone()
     }
 
+    /// How many calls there were.
+    pub fn calls(&self) -> u64 {
+        self.lock().requests.total
+    }
+
     /// Starts all counters at zero.
     pub fn zero(&self) {
         *self.lock() = Counters::default();
@@ -190,7 +197,7 @@ mod tests {
         let json = serde_json::to_value(Counters::default()).unwrap();
         let expect = serde_json::json!({
             "requests": {"total": 0, "distributable": 0, "cache_only": 0, "local": 0, "other": 0},
-            "local_reasons": {}, "hits": {"local": 0, "mesh": 0}, "misses": 0,
+            "local_reasons": {}, "hits": {"local": 0, "mesh": 0, "direct": 0}, "misses": 0,
             "compiles": {"local": 0, "remote": 0, "failed": 0},
             "fallbacks": {}, "languages": {}, "peers": {},
             "scans": {"count": 0, "microseconds": 0, "undecided": {}}

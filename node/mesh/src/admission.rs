@@ -23,6 +23,7 @@ use std::{io, pin::Pin};
 use barn_protocol::{
     NodeId,
     identity::SignedBytes,
+    keys::domain,
     limits::ROSTER_BYTES_MAX,
     roster::SignedRoster,
     wire::{self, FrameError},
@@ -197,7 +198,7 @@ fn check_hello(hello: &[u8; HELLO_BYTES], mine: &SignedRoster) -> Result<u64, Ad
 }
 
 fn mesh_hash(mesh: &NodeId) -> [u8; 32] {
-    blake3::derive_key("barnraise mesh hello v1", mesh.as_bytes())
+    blake3::derive_key(domain::MESH_HELLO, mesh.as_bytes())
 }
 
 async fn send_roster(

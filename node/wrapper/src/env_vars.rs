@@ -14,6 +14,8 @@ pub const BARN_DISABLE: &str = "BARN_DISABLE";
 pub const BARN_NO_START: &str = "BARN_NO_START";
 /// What the node logs, in the filter syntax of `tracing` (`info`, `barn_node=debug`).
 pub const BARN_LOG: &str = "BARN_LOG";
+/// The name under which a machine that may publish records what a build needs, such as a commit id.
+pub const BARN_BUILD: &str = "BARN_BUILD";
 /// Set by the wrapper for the programs it runs, so that a compiler which is itself a script around `barn` does not
 /// go round for ever. See [`crate::guard`]. Never set by hand.
 pub const BARN_CHAIN: &str = "BARN_CHAIN";
@@ -65,6 +67,12 @@ pub const ALL: &[Variable] = &[
         meaning: "the wrapper uses a running node but never starts one",
     },
     Variable { name: BARN_LOG, values: "tracing filter", meaning: "what the node logs, such as `info`" },
+    Variable {
+        name: BARN_BUILD,
+        values: "name of a build",
+        meaning: "records what the build needs, so that others can fetch it by `barn cache warm --from NAME`; only on a \
+                  machine that may publish",
+    },
     Variable {
         name: BARN_CHAIN,
         values: "set by barn",

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ActionKey, Digest, NodeId, canonical::Canonical};
+use crate::{ActionKey, Digest, NodeId, canonical::Canonical, keys::domain};
 
 /// Owners of a key. One may be switched off without a word; three would make every put half as dear again.
 pub const OWNERS: usize = 2;
@@ -20,12 +20,12 @@ pub struct EntryKey([u8; 16]);
 impl EntryKey {
     /// Under which an action's record is found.
     pub fn record(action: &ActionKey) -> Self {
-        Self::new("barnraise office record v1", &action.0)
+        Self::new(domain::OFFICE_RECORD, &action.0)
     }
 
     /// Under which the newest include manifest of a manifest key is found.
     pub fn manifest(key: &Digest) -> Self {
-        Self::new("barnraise office manifest v1", key)
+        Self::new(domain::OFFICE_MANIFEST, key)
     }
 
     fn new(domain: &'static str, name: &Digest) -> Self {
@@ -51,7 +51,7 @@ pub(super) struct Point(u64);
 
 impl Point {
     pub(super) fn of(member: &NodeId) -> Self {
-        let whole = Canonical::new("barnraise office owner v1").bytes(member.as_bytes()).finish();
+        let whole = Canonical::new(domain::OFFICE_OWNER).bytes(member.as_bytes()).finish();
         let (first, _) = whole.as_bytes().split_first_chunk().expect("a digest has 32 bytes");
         Self(u64::from_le_bytes(*first))
     }

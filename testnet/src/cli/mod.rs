@@ -35,6 +35,8 @@ enum Verb {
     Demo(demo::Options),
     /// Measure what a hit costs, beside ccache and the bare compiler
     BenchHit(bench::HitOptions),
+    /// Measure what a compile costs that nobody has done before, beside ccache and the bare compiler
+    BenchMiss(bench::MissOptions),
     /// Measure what a remote compile costs, beside distcc, icecream and the bare compiler
     BenchRemote(bench::RemoteOptions),
     /// Measure whole builds over the mesh, beside distcc, icecream, sccache and one machine with all the cores
@@ -84,6 +86,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Up(options) => up::run(&options).map(|()| ExitCode::SUCCESS),
         Verb::Demo(options) => demo::run(&options),
         Verb::BenchHit(options) => bench::hit(&options).map(|()| ExitCode::SUCCESS),
+        Verb::BenchMiss(options) => bench::miss(&options).map(|()| ExitCode::SUCCESS),
         Verb::BenchRemote(options) => bench::remote(&options).map(|()| ExitCode::SUCCESS),
         Verb::BenchMesh(options) => bench::mesh(&options).map(|()| ExitCode::SUCCESS),
         Verb::Meter => bench::meter().map(|()| ExitCode::SUCCESS),

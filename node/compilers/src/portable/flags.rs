@@ -1,6 +1,6 @@
 //! What a command line says of places: which arguments are paths in them, and which could write them where nobody looks.
 
-use barn_protocol::Places;
+use barn_protocol::{Places, TreePath};
 
 use super::{Refusal, names::POSITION_FREE, traces};
 use crate::compile::{Compile, SideKind};
@@ -71,8 +71,8 @@ const NEUTRAL: [&[u8]; 31] = [
 pub struct Spelled {
     /// The arguments after `argv[0]`, with marks for places.
     pub argv: Vec<Vec<u8>>,
-    /// Whether the names of files in `__FILE__` could hold a place: a source or directory is given by an absolute path, and no prefix
-    /// map takes the places out.
+    /// Whether names of files that texts can get at could hold a place: a source or directory is given by an absolute path, and no
+    /// prefix map takes the places out of all of them.
     pub names_files: bool,
     /// Whether a directory of system headers lies in a place, so that links in it could make names longer or shorter.
     pub system_directory: bool,
@@ -85,30 +85,38 @@ pub fn prefix_maps(language: Language, places: &Places) -> Vec<Vec<u8>> {
     }
     let map = |old: &[u8], new: &str| [b"-ffile-prefix-map=", old, b"=", new.as_bytes()].concat();
     let build = places.build().map(|build| map(build.as_bytes(), MAPPED_BUILD));
-    // Of several that match, the last one counts; the root may lie below the build directory.
-    build.into_iter().chain([map(places.root().as_bytes(), MAPPED_ROOT)]).collect()
+    let root = map(places.root().as_bytes(), MAPPED_ROOT);
+    // Of several that match, the last one counts; the name of one place may begin with that of the other.
+    let is_longer = |build: &TreePath| build.as_bytes().len() > places.root().as_bytes().len();
+    if places.build().is_some_and(is_longer) {
+        [root].into_iter().chain(build).collect()
+    } else {
+        build.into_iter().chain([root]).collect()
+    }
 }
 
-/// Reads a command line as to the places in it.
+/// Reads a compile's command line as to the places in it; `args` are those of its arguments that matter, without `argv[0]`.
 ///
 /// # Errors
 /// When it may show a place where that cannot be found.
-pub fn judge(compile: &Compile, places: &Places) -> Result<Spelled, Refusal> {
+pub fn judge(compile: &Compile, args: &[Vec<u8>], places: &Places) -> Result<Spelled, Refusal> {
     check_environment(&compile.env, places)?;
     let mut walk = Walk {
         places,
-        argv: Vec::with_capacity(compile.argv.len()),
+        argv: Vec::with_capacity(args.len()),
         absolute: false,
         system_directory: false,
         debug: false,
         debug_maps: Vec::new(),
         macro_maps: Vec::new(),
     };
-    walk.all(compile.family, &compile.argv)?;
+    walk.all(compile.family, args)?;
     if walk.debug && !walk.covers(&walk.debug_maps) {
         return Err(Refusal::new("debug information names the working directory; hint: `portable_paths`"));
     }
-    let names_files = walk.absolute && !walk.covers(&walk.macro_maps);
+    // clang has names of files in those of functions, which no map reaches.
+    let is_mapped = compile.family != Family::Clang && walk.covers(&walk.macro_maps);
+    let names_files = walk.absolute && !is_mapped;
     Ok(Spelled { argv: walk.argv, names_files, system_directory: walk.system_directory })
 }
 
@@ -305,8 +313,11 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Whether these maps take every place out. The last that matches counts, so it must not be one of which the name is only the
+    /// beginning of another's.
     fn covers(&self, maps: &[Vec<u8>]) -> bool {
-        self.places.paths().all(|place| maps.iter().any(|old| old == place))
+        let of = |path: &[u8]| maps.iter().rfind(|old| path.starts_with(old));
+        self.places.paths().all(|place| of(place).is_some_and(|old| old == place))
     }
 }
 
@@ -351,8 +362,13 @@ mod tests {
     }
 
     /// What becomes of a command line in the project `/h/a/p`, run in its folder `build`; marks are written `R:` and `C:`.
+    fn judged(words: &str, env: &[(&str, &str)], places: &Places) -> Result<Spelled, Refusal> {
+        let compile = compile(words, env);
+        judge(&compile, &compile.argv, places)
+    }
+
     fn check(words: &str, expect: Result<(&str, bool), &str>) {
-        let found = judge(&compile(words, &[]), &places("/h/a/p", "/h/a/p/build"));
+        let found = judged(words, &[], &places("/h/a/p", "/h/a/p/build"));
         let shown = found.map(|spelled| {
             let argv = spelled.argv.join(b" ".as_slice());
             let argv = String::from_utf8(argv).expect("text").replace("\0R", "R:").replace("\0C", "C:");
@@ -413,9 +429,9 @@ mod tests {
         check("gcc -isystem /h/a/p/build/../sys -c x.c", Err("not spelled in full"));
         let places = places("/h/a/p", "/h/a/p/build");
         for (name, value) in [("CPATH", "/h/a/p/include"), ("C_INCLUDE_PATH", "/opt::/usr"), ("CPATH", "x")] {
-            assert!(judge(&compile("gcc -c x.c", &[(name, value)]), &places).is_err(), "{name}={value}");
+            assert!(judged("gcc -c x.c", &[(name, value)], &places).is_err(), "{name}={value}");
         }
-        judge(&compile("gcc -c x.c", &[("CPATH", "/opt/include"), ("LANG", "C")]), &places).unwrap();
+        judged("gcc -c x.c", &[("CPATH", "/opt/include"), ("LANG", "C")], &places).unwrap();
     }
 
     #[test]
@@ -441,13 +457,32 @@ mod tests {
 
     #[test]
     fn the_maps_of_a_project_cover_its_places() {
-        for (root, cwd) in [("/h/a/p", "/h/a/p/build"), ("/h/a/p", "/tmp/b"), ("/h/a/p", "/h/a")] {
+        for (root, cwd) in [
+            ("/h/a/p", "/h/a/p/build"),
+            ("/h/a/p", "/tmp/b"),
+            ("/h/a/p", "/h/a"),
+            ("/h/a/p", "/h/a/p-build"),
+            ("/h/a/p-src", "/h/a/p"),
+        ] {
             let places = places(root, cwd);
             let maps = prefix_maps(Language::C, &places);
             let maps = String::from_utf8(maps.join(b" ".as_slice())).expect("text");
-            let spelled = judge(&compile(&format!("gcc {maps} -g -c {root}/x.c"), &[]), &places).unwrap();
+            let spelled = judged(&format!("gcc {maps} -g -c {root}/x.c"), &[], &places).unwrap();
             assert!(!spelled.names_files, "{root} {cwd}");
+            let spelled = judged(&format!("clang {maps} -g -c {root}/x.c"), &[], &places).unwrap();
+            assert!(spelled.names_files, "names of lambdas");
         }
-        assert!(prefix_maps(Language::Assembler, &places("/h/a/p", "/h/a/p")).is_empty());
+        // The map of the root would take hold of the name of the build directory.
+        let places = places("/h/a/p", "/h/a/p-b");
+        let maps = |one: &str, other: &str| {
+            judged(
+                &format!("gcc -ffile-prefix-map={one}=/1 -ffile-prefix-map={other}=/2 -g -c x.c"),
+                &[],
+                &places,
+            )
+        };
+        assert!(maps("/h/a/p", "/h/a/p-b").is_ok());
+        assert!(maps("/h/a/p-b", "/h/a/p").is_err());
+        assert!(prefix_maps(Language::Assembler, &places).is_empty());
     }
 }

@@ -7,6 +7,8 @@ use super::Refusal;
 
 /// The flag of a compressed section (`SHF_COMPRESSED`).
 const COMPRESSED: u64 = 0x800;
+/// How clang begins the names of what it outlines for other devices: the numbers of the source's file system and file follow.
+const OFFLOADED: [&[u8]; 2] = [b"__omp_offloading_", b"_decl_tgt_ref_ptr"];
 /// How LLVM's bitcode begins, bare and wrapped. Its strings are packed by the bit.
 const BITCODE: [&[u8]; 2] = [b"BC\xc0\xde", b"\xde\xc0\x17\x0b"];
 
@@ -24,6 +26,9 @@ pub fn search(bytes: &[u8], places: &Places) -> Result<(), Refusal> {
         || (bytes.starts_with(b"\x7fELF") && !is_plain_elf(bytes))
     {
         return Err(Refusal::new("an output holds what cannot be searched"));
+    }
+    if OFFLOADED.iter().any(|name| memmem::find(bytes, name).is_some()) {
+        return Err(Refusal::new("an output names a file by its number"));
     }
     let in_symbol = |place: &[u8]| symbols(place).iter().any(|name| memmem::find(bytes, name).is_some());
     if holds_place(bytes, places) || places.paths().any(in_symbol) {
@@ -114,6 +119,7 @@ mod tests {
         check(b"warning: /home/ann/build/x.h:1", false);
         check(b"_GLOBAL__N__home_ann_my.app_x.cc", false);
         check(b"_GLOBAL__N__home_ann_my_app_x_cc", false);
+        check(b"__omp_offloading_fe00_bce07f__Z1fi_l2", false);
     }
 
     #[test]

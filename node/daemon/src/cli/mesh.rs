@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use barn_protocol::{
     invite::{INVITE_ADDRESSES_MAX, Invite},
-    roster::SignedRoster,
+    roster::{Capabilities, SignedRoster},
 };
 use serde_json::json;
 
@@ -23,8 +23,9 @@ pub(super) fn run(setup: &Setup, verb: MeshVerb) -> Outcome {
     match verb {
         MeshVerb::Init => init(setup),
         MeshVerb::Invite { minutes } => invite(setup, minutes),
-        MeshVerb::Allow { id, name } => {
-            let roster = enrol::allow(&setup.home, id, name.as_deref())?;
+        MeshVerb::Allow { id, name, publish } => {
+            let capabilities = Capabilities { publish, ..Capabilities::OFFICE };
+            let roster = enrol::allow(&setup.home, id, name.as_deref(), capabilities)?;
             let name = roster.roster().member(&id).map_or_else(String::new, |m| m.name.clone());
             eprintln!("{name} is on the roster (epoch {})", roster.roster().epoch);
             tell_node(setup);

@@ -13,7 +13,7 @@ mod view;
 
 use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use barn_protocol::invite::Invite;
+use barn_protocol::{invite::Invite, prefetch::BuildName};
 use clap::{Parser, Subcommand};
 
 use crate::setup::Setup;
@@ -108,6 +108,10 @@ enum MeshVerb {
         /// What to call it.
         #[arg(long)]
         name: Option<String>,
+        /// Let it publish: others may believe its results (`cache.trust`) and fetch the builds it records. Without this a member
+        /// that could no longer can.
+        #[arg(long)]
+        publish: bool,
     },
     /// Strike a member from the roster; it is cut off at once.
     Revoke {
@@ -174,6 +178,18 @@ enum CacheVerb {
     Clear,
     /// Read everything back and drop what is damaged.
     Verify,
+    /// Fetch what a recorded build needed (`BARN_BUILD=NAME` on a machine that may publish).
+    Warm {
+        /// The build's name, most often a commit.
+        #[arg(long = "from", value_name = "BUILD-ID")]
+        from: BuildName,
+        /// Fetch at most so many bytes, counted in whole blocks of 4 KiB; with K, M or G for KiB, MiB or GiB.
+        #[arg(long, value_name = "BYTES", value_parser = cache::bytes_max)]
+        limit: Option<u64>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Runs the command line of this process.

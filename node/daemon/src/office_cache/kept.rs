@@ -6,6 +6,7 @@ use barn_protocol::{
     Digest, NodeId,
     canonical::Canonical,
     dht::{Entry, EntryKey},
+    keys::domain,
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,7 @@ impl OfficeCache {
 
 /// Where an entry lies in the store: where no include manifest can lie.
 fn place(key: EntryKey) -> Digest {
-    Canonical::new("barnraise owned entry v1").bytes(key.as_bytes()).finish()
+    Canonical::new(domain::OWNED_ENTRY).bytes(key.as_bytes()).finish()
 }
 
 pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {

@@ -7,6 +7,7 @@
 //!
 //! Invariant: nobody's build waits for the network here; a look-up ends by the clock of the state machine.
 
+mod bulk;
 mod kept;
 mod records;
 mod serve;
@@ -34,6 +35,7 @@ use barn_protocol::{
     identity::SignedBytes,
     wire::{self, Bytes, Request},
 };
+pub use bulk::{Bulk, Seen};
 use records::Authentic;
 pub use records::Refused;
 use tokio::{

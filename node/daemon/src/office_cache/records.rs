@@ -47,10 +47,20 @@ pub(super) struct Authentic {
 impl OfficeCache {
     /// The record of an entry, if it is one of `action` and its producer is believed.
     pub(super) fn judge(&self, action: &Action, key: ActionKey, entry: &Entry) -> Result<Authentic, Refused> {
+        let believed = self.judge_key(key, entry)?;
+        if believed.record.result.check(action).is_err() {
+            return Err(Refused::OtherAction);
+        }
+        Ok(believed)
+    }
+
+    /// As [`OfficeCache::judge`] where the action is not known: whether it names the action's outputs is for whoever uses it
+    /// to see.
+    pub(super) fn judge_key(&self, key: ActionKey, entry: &Entry) -> Result<Authentic, Refused> {
         let roster = self.parts.roster.current().ok_or(Refused::Stranger)?;
         let authentic = Authentic::of(entry, roster.roster())?;
         let Authentic { record, producer, .. } = &authentic;
-        if record.key != key || record.result.check(action).is_err() {
+        if record.key != key || !record.result.is_within_limits() {
             return Err(Refused::OtherAction);
         }
         let believed = producer.id == self.parts.self_id || trusts(self.parts.trust, record, producer);

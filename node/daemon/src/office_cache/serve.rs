@@ -8,12 +8,18 @@ use barn_mesh::{
 };
 use barn_protocol::{
     ActionKey, ActionRecord, Digest, NodeId,
-    dht::{Answer, Event, Get, Put, Standing, limits::KEYS_MAX},
+    dht::{
+        Answer, Event, Get, Put, Standing,
+        limits::{BODY_BYTES_MAX, KEYS_MAX},
+    },
     limits::OUTPUTS_MAX,
-    wire::OutputsReply,
+    wire::{Bytes, OutputsReply},
 };
 
-use super::{OfficeCache, kept::Kept};
+use super::{
+    OfficeCache,
+    kept::{Kept, encode},
+};
 
 /// Blobs of one action: its outputs and its messages.
 const BLOBS_MAX: usize = OUTPUTS_MAX + 2;
@@ -103,6 +109,30 @@ impl OfficeCache {
             write_blob_packed(send, digest, size, &mut file, packing).await?;
         }
         Ok(())
+    }
+
+    /// Answers with the records of actions that are in the store.
+    ///
+    /// # Errors
+    /// When the stream fails.
+    pub async fn records(
+        self: &Arc<Self>,
+        mut keys: Vec<ActionKey>,
+        send: &mut SendStream,
+    ) -> Result<(), StreamError> {
+        keys.truncate(KEYS_MAX);
+        let this = self.clone();
+        let read = move || {
+            let shares = this.parts.share.writes();
+            let record = |key: &ActionKey| {
+                let signed = this.parts.store.record(key).filter(|_| shares)?;
+                let body = encode(&signed);
+                (body.len() <= BODY_BYTES_MAX).then_some(Bytes(body))
+            };
+            keys.iter().map(record).collect::<Vec<Option<Bytes>>>()
+        };
+        let records = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        write_frame(send, &records).await
     }
 
     fn outputs(&self, action: ActionKey, blobs: &[Digest]) -> Option<Vec<(Digest, u64, std::fs::File)>> {

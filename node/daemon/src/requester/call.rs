@@ -2,25 +2,25 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
+    fs, io,
     os::unix::{
         ffi::{OsStrExt as _, OsStringExt as _},
         fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 
-use barn_compilers::{Compile, Family, Invocation, classify, detect::guess, environment::Environment};
-use barn_protocol::{Action, Digest, TreePath, action::Output, canonical::Canonical};
+use barn_compilers::{Compile, Family, Invocation, Shown, classify, detect::guess, environment::Environment};
+use barn_protocol::{Action, Digest, TreePath, action::Output, keys::stand_in_source};
 use barn_wrapper::messages::Request;
 
 use super::{
     files::Files,
     inputs::Unknown,
     obstacle::Obstacle,
-    portable::{self, Portable},
-    project::Project,
+    portable::{self, Portable, project::Project},
     sight::{Look, Place, Sight},
 };
 use crate::toolchain::{
@@ -47,15 +47,21 @@ pub struct Call {
     pub compile: Compile,
     /// The action, but for its inputs.
     pub stem: Action,
+    /// Directories for which the stem has no flags, since they are not there.
+    pub left_out: Vec<Vec<u8>>,
+    /// The stem's arguments without those for the user's terminal, if there are any that leave no trace in files.
+    plain_argv: Option<Vec<Vec<u8>>>,
     /// Where the user wants the outputs, in the order of the action's.
     pub output_names: Vec<Vec<u8>>,
     /// Why it runs here only, if so.
     pub cache_only: Option<String>,
     /// The archive's compiler that runs elsewhere in the place of `program`.
     pub stand_in: Option<StandIn>,
+    /// When it came.
+    pub arrived: Instant,
     /// What the project's own settings say.
     pub(super) project: Project,
-    /// What is the same in every checkout of the project; asked for when the exact look-up found nothing.
+    /// What is the same in every checkout of the project; asked for when this one's own look-up found nothing.
     portable: OnceLock<Result<Portable, String>>,
 }
 
@@ -75,14 +81,20 @@ impl Call {
         self.cwd.join(OsStr::from_bytes(&self.compile.source))
     }
 
-    /// The directory of the source.
-    pub(super) fn source_directory(&self) -> PathBuf {
-        self.source_path().parent().map_or_else(|| self.cwd.clone(), Path::to_owned)
+    /// The arguments that matter, without `argv[0]` and those for the user's terminal that leave no trace in files.
+    pub(super) fn plain_args(&self) -> &[Vec<u8>] {
+        let argv = self.plain_argv.as_ref().unwrap_or(&self.stem.argv);
+        argv.get(1..).unwrap_or_default()
+    }
+
+    /// Whether a result made for [`Call::plain_args`] serves only if the compiler said nothing.
+    pub(super) fn has_plain_form(&self) -> bool {
+        self.plain_argv.is_some()
     }
 
     /// What is the same in every checkout; why a result may show where it was made, if it may.
     pub(super) fn portable(&self) -> Result<&Portable, String> {
-        self.portable.get_or_init(|| Portable::of(self, &self.project)).as_ref().map_err(Clone::clone)
+        self.portable.get_or_init(|| Portable::of(self)).as_ref().map_err(Clone::clone)
     }
 
     /// The source as written.
@@ -115,6 +127,13 @@ impl Call {
         [std::slice::from_ref(&self.argv0), &self.compile.argv].concat()
     }
 
+    /// The stem of the same compile for a standard error that is no terminal, if that is another one: it makes the same
+    /// files, and what it says, if it says anything, is neither coloured nor wrapped.
+    pub fn plain_stem(&self) -> Option<Action> {
+        let argv = self.plain_argv.clone()?;
+        Some(Action { argv, ..self.stem.clone() })
+    }
+
     /// Tells the compiler that is asked for macros and directories, `program`, from all others.
     pub fn asked(&self) -> Digest {
         self.stand_in.as_ref().map_or(self.stem.toolchain, |stand_in| stand_in.own)
@@ -124,9 +143,7 @@ impl Call {
     /// asked, and the stem does not tell it when another one stands in.
     pub fn manifest_source(&self, source: Digest) -> Digest {
         match &self.stand_in {
-            Some(stand_in) => {
-                Canonical::new("barnraise stand-in source v1").digest(&stand_in.own).digest(&source).finish()
-            }
+            Some(stand_in) => stand_in_source(&stand_in.own, &source),
             None => source,
         }
     }
@@ -247,40 +264,52 @@ fn itself(
 fn call(
     request: &Request,
     program: PathBuf,
-    compile: Compile,
+    mut compile: Compile,
     env: Environment,
     runs: Runs,
 ) -> Result<Call, Unknown> {
     let cwd = path(&request.cwd);
+    let project = Project::find(&cwd, &source_directory(&cwd, &compile));
+    compile.prepend(&portable::maps(&project, &cwd, &compile));
     let (outputs, output_names) = outputs(&compile, &cwd)?;
+    let left_out = missing(&compile, &cwd);
+    let essential = |shown| {
+        let arguments = compile.essential_argv(shown, |directory| left_out.iter().any(|d| d == directory));
+        [&[runs.argv0.clone()][..], &arguments].concat()
+    };
+    let has_plain = !compile.presentation.is_empty() && !compile.is_recorded;
+    let plain_argv = has_plain.then(|| essential(Shown::Plain));
     let stem = Action {
         toolchain: runs.toolchain,
         program: runs.program,
-        argv: [&[runs.argv0][..], &compile.argv].concat(),
+        argv: essential(Shown::AsAsked),
         env: compile.env.clone(),
         cwd: TreePath::new(request.cwd.clone()).map_err(|_| odd("directory", &request.cwd))?,
         inputs: Arc::default(),
         outputs,
     };
-    let argv0 = request.argv.first().cloned().unwrap_or_default();
-    let mut call = Call {
-        argv0,
+    Ok(Call {
+        argv0: request.argv.first().cloned().unwrap_or_default(),
         program,
         cwd,
         env,
         compile,
         stem,
+        left_out,
+        plain_argv,
         output_names,
         cache_only: None,
         stand_in: None,
-        project: Project::default(),
+        arrived: Instant::now(),
+        project,
         portable: OnceLock::new(),
-    };
-    call.project = Project::find(&call.cwd, &call.source_directory());
-    let maps = portable::maps(&call, &call.project);
-    call.compile.argv.splice(0..0, maps.iter().cloned());
-    call.stem.argv.splice(1..1, maps);
-    Ok(call)
+    })
+}
+
+/// The directory of the source, as it is spelled.
+pub(super) fn source_directory(cwd: &Path, compile: &Compile) -> PathBuf {
+    let source = cwd.join(OsStr::from_bytes(&compile.source));
+    source.parent().map_or_else(|| cwd.to_owned(), Path::to_owned)
 }
 
 fn odd(what: &str, bytes: &[u8]) -> Unknown {
@@ -335,6 +364,17 @@ fn refuse_wrapper(program: &Path, real: &Path) -> Result<Family, Unknown> {
         )),
         family => Ok(family),
     }
+}
+
+/// The directories to search that are not there, of which compilers say nothing. What is there but no directory, or below
+/// something that is none, is said.
+fn missing(compile: &Compile, cwd: &Path) -> Vec<Vec<u8>> {
+    let is_missing = |directory: &[u8]| {
+        let found = fs::metadata(cwd.join(OsStr::from_bytes(directory)));
+        found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let named = compile.silent_directories.iter().map(|(_, directory)| directory);
+    named.filter(|directory| is_missing(directory)).cloned().collect()
 }
 
 /// Where the action writes, without links on the way, and what the user calls it.

@@ -6,8 +6,11 @@
 //! index calls it).
 
 use std::{
-    collections::HashMap,
+    borrow::Borrow,
+    collections::HashSet,
+    ffi::OsStr,
     fs,
+    hash::{Hash, Hasher},
     io::{self, Read as _},
     os::{
         fd::AsFd,
@@ -15,7 +18,7 @@ use std::{
     },
     path::Path,
     sync::{
-        Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -106,12 +109,51 @@ pub struct Known {
     racy: bool,
 }
 
+/// A remembered file. It never changes: a file that was read anew is remembered anew.
+#[derive(Debug)]
+pub(super) struct Kept {
+    path: Box<[u8]>,
+    known: Known,
+}
+
+/// A remembered file, found by its path.
+#[derive(Debug)]
+struct ByPath(Arc<Kept>);
+
 /// The remembered files. Shared by all requests.
 #[derive(Debug, Default)]
 pub struct Files {
-    known: Mutex<HashMap<Box<[u8]>, Known>>,
+    known: Mutex<HashSet<ByPath>>,
     reads: AtomicU64,
 }
+
+impl Kept {
+    /// Whether nothing has happened to the file since it was read, as `lstat` says; its path holds no links.
+    pub(super) fn holds(&self) -> bool {
+        let path = Path::new(OsStr::from_bytes(&self.path));
+        fs::symlink_metadata(path).is_ok_and(|meta| Signature::of(&meta) == self.known.signature)
+    }
+}
+
+impl Borrow<[u8]> for ByPath {
+    fn borrow(&self) -> &[u8] {
+        &self.0.path
+    }
+}
+
+impl Hash for ByPath {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.path.hash(state);
+    }
+}
+
+impl PartialEq for ByPath {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.path == other.0.path
+    }
+}
+
+impl Eq for ByPath {}
 
 impl Files {
     /// The file at `path` (symbolic links followed), read only when it is new or may have changed. `on_read`
@@ -156,15 +198,23 @@ impl Files {
             !known.racy && signature.changed_ns().max(signature.mtime_ns()) <= since_ns
         };
         let table = self.lock();
-        table.iter().filter(|(_, known)| lasts(known)).map(|(path, known)| (path.clone(), *known)).collect()
+        let kept = table.iter().map(|ByPath(kept)| kept).filter(|kept| lasts(&kept.known));
+        kept.map(|kept| (kept.path.clone(), kept.known)).collect()
+    }
+
+    /// The remembered file at `path`, if it is as it was `known` and its signature tells every change.
+    pub(super) fn kept(&self, path: &[u8], known: &Known) -> Option<Arc<Kept>> {
+        let table = self.lock();
+        let ByPath(kept) = table.get(path)?;
+        (!kept.known.racy && kept.known == *known).then(|| kept.clone())
     }
 
     /// Takes up what an earlier process remembered, where nothing newer is known.
     pub(super) fn take_up(&self, known: Vec<(Box<[u8]>, Known)>) {
         let mut table = self.lock();
         for (path, known) in known {
-            if table.len() < FILES_MAX && !known.racy {
-                table.entry(path).or_insert(known);
+            if table.len() < FILES_MAX && !known.racy && !table.contains(&path[..]) {
+                table.insert(ByPath(Arc::new(Kept { path, known })));
             }
         }
     }
@@ -195,7 +245,7 @@ impl Files {
     }
 
     fn recall(&self, path: &Path) -> Option<Known> {
-        self.lock().get(path.as_os_str().as_bytes()).copied()
+        self.lock().get(path.as_os_str().as_bytes()).map(|ByPath(kept)| kept.known)
     }
 
     fn remember(&self, path: &Path, known: Known) {
@@ -204,10 +254,10 @@ impl Files {
         if table.len() >= FILES_MAX {
             table.clear();
         }
-        table.insert(path.as_os_str().as_bytes().into(), known);
+        table.replace(ByPath(Arc::new(Kept { path: path.as_os_str().as_bytes().into(), known })));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<[u8]>, Known>> {
+    fn lock(&self) -> MutexGuard<'_, HashSet<ByPath>> {
         self.known.lock().expect("no panic while the table is held")
     }
 }

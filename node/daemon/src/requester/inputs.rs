@@ -23,7 +23,7 @@ use super::{
     layout::LayoutError,
     manifest::{Absent, Manifest},
     obstacle::Obstacle,
-    routes::Routes,
+    portable::routes::Routes,
     sight::Look,
 };
 use crate::blobs::Sources;

@@ -66,11 +66,23 @@ impl Keeper {
     /// file system hangs: such a result is not kept, and no answer waits for it longer.
     pub async fn reserve(self: &Arc<Self>, keys: impl IntoIterator<Item = Digest>) -> Option<Reserved> {
         let place = tokio::time::timeout(PATIENCE, self.places.clone().acquire_owned()).await.ok()?;
-        let keys: Vec<Digest> = keys.into_iter().collect();
-        self.waiting.send_modify(|waiting| keys.iter().for_each(|key| *waiting.entry(*key).or_default() += 1));
+        let mut reserved = self.announce(keys);
         // It is never closed.
-        let place = place.ok();
-        Some(Reserved { keeper: Arc::downgrade(self), turn: self.turn.clone(), keys, _place: place })
+        reserved._place = place.ok();
+        Some(reserved)
+    }
+
+    /// As [`Keeper::reserve`], for a result that the caller bounds.
+    pub fn announce(self: &Arc<Self>, keys: impl IntoIterator<Item = Digest>) -> Reserved {
+        let keys: Vec<Digest> = keys.into_iter().collect();
+        self.waiting
+            .send_modify(|waiting| keys.iter().for_each(|key| *waiting.entry(*key).or_default() += 1));
+        Reserved { keeper: Arc::downgrade(self), turn: self.turn.clone(), keys, _place: None }
+    }
+
+    /// Whether no result with this key is on its way.
+    pub fn is_settled(&self, key: &Digest) -> bool {
+        !self.waiting.borrow().contains_key(key)
     }
 
     /// Waits until no result with this key is on its way.

@@ -73,14 +73,16 @@ fn keep(
     if prepared.claim.is_disturbed() {
         return Err("another compile wrote to the same output".to_owned());
     }
+    let made = prepared.made(&result);
     let record = ActionRecord {
-        key: prepared.key,
+        key: made.key,
         result: result.clone(),
         producer: requester.identity.id(),
         sandboxed: false,
         epoch: requester.roster.epoch(),
     };
-    requester.remember(prepared, &result, &record.sign(&requester.identity))
+    requester.remember(made, &result, &record.sign(&requester.identity))?;
+    Ok(requester.share_anywhere(prepared, &result))
 }
 
 /// Copies the outputs into the store.

@@ -10,7 +10,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use barn_protocol::{Action, ActionKey, Digest, Entry, Places, Tree, canonical::Canonical};
+pub(super) use barn_protocol::keys::manifest_key;
+use barn_protocol::{ActionKey, Digest, Entry, Places, Tree};
 use serde::{Deserialize, Serialize};
 
 use super::sight::{FileId, Look, Nowhere, Place};
@@ -50,12 +51,6 @@ struct Folder<'a> {
     directories: Vec<&'a [u8]>,
     /// Names of which nothing was there. They may hold slashes.
     absent: Vec<&'a [u8]>,
-}
-
-/// The name of the manifests of an action whose inputs are not known yet.
-pub(super) fn manifest_key(stem: &Action, source: &Digest) -> Digest {
-    debug_assert!(stem.inputs.is_empty(), "the inputs are what is looked for");
-    Canonical::new("barnraise include manifest v2").digest(&stem.key().0).digest(source).finish()
 }
 
 impl Absent {
@@ -142,6 +137,7 @@ impl<'a> Manifest<'a> {
             // They are there wherever the places are, under other names.
             folder.directories.retain(|name| !places.implies(&joined(own.path, name)));
         }
+        manifest.folders.retain(|folder| !folder.is_empty());
         manifest.encode()
     }
 
@@ -174,7 +170,11 @@ impl<'a> Manifest<'a> {
             absent: folder.absent.clone(),
         });
         let folders = folders.collect();
-        Manifest { action: self.action, folders, passed_over: self.passed_over.iter().map(|_| next()).collect() }
+        Manifest {
+            action: self.action,
+            folders,
+            passed_over: self.passed_over.iter().map(|_| next()).collect(),
+        }
     }
 
     /// Why the manifest does not hold any more, as `look` sees it; `None` if it does.
@@ -200,6 +200,11 @@ impl<'a> Manifest<'a> {
 }
 
 impl Folder<'_> {
+    fn is_empty(&self) -> bool {
+        let Self { path: _, files, links, directories, absent } = self;
+        files.is_empty() && links.is_empty() && directories.is_empty() && absent.is_empty()
+    }
+
     fn difference(
         &self,
         look: &mut Look<'_>,
@@ -399,7 +404,8 @@ mod tests {
         check(&|| relink(&one.join("x.h")), &|| relink(&at("x.h")), "link.h has changed");
         let apart = Places::new(tree_path(&two), &tree_path(&top)).unwrap();
         let marked = Manifest::new(action, &inputs, &absent);
-        let of_apart = marked.encode_marked(&Places::new(tree_path(&one.join("sub")), &tree_path(&one)).unwrap());
+        let of_apart =
+            marked.encode_marked(&Places::new(tree_path(&one.join("sub")), &tree_path(&one)).unwrap());
         assert!(Manifest::decode(&of_apart).unwrap().unmarked(&places(&two)).is_none(), "it has two places");
         assert!(Manifest::decode(&of_apart).unwrap().unmarked(&apart).is_some());
     }

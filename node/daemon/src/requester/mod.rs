@@ -14,19 +14,20 @@ mod call;
 pub mod dialects;
 pub mod dispatch;
 pub mod files;
+mod held;
 pub mod inputs;
 pub mod keep;
 pub mod layout;
 mod local;
+mod lookup;
 mod manifest;
 pub mod obstacle;
 mod office;
 mod place;
+mod plain;
 mod portable;
-mod project;
 pub mod recollection;
 mod remote;
-mod routes;
 pub mod sight;
 mod story;
 mod tries;
@@ -39,25 +40,20 @@ use std::{
 
 use barn_cache::{Store, StoreError};
 use barn_mesh::{Mesh, RosterCell};
-use barn_protocol::{
-    Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId,
-    action::{Blob, Output, RECORD_CONTEXT},
-    identity::SignedBytes,
-};
+use barn_protocol::{Action, ActionKey, ActionResult, Digest, Identity, NodeId, identity::SignedBytes};
 pub use call::Call;
-use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
 use files::Files;
+pub(crate) use held::HeldManifests;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 use keep::{Keep, Keeper};
 pub use local::LocalRun;
-use manifest::{Manifest, manifest_key};
+use lookup::{First, Looked, Names};
 use obstacle::Obstacle;
-use portable::Portable;
 pub use portable::Wording;
 pub(crate) use remote::Carrier;
 use remote::Returned;
-use sight::{Look, Sight};
+use sight::Sight;
 use story::Story;
 use writers::{Claim, Writers};
 
@@ -65,6 +61,7 @@ use crate::{
     blobs::Arrived,
     history::History,
     office_cache::{Mark, OfficeCache},
+    prefetch::Recorder,
     stats::Stats,
     toolchain::{
         ToolchainIndex,
@@ -120,16 +117,20 @@ pub struct Requester {
     pub files: Arc<Files>,
     /// What directories hold.
     pub sight: Arc<Sight>,
+    /// Manifests that held lately.
+    pub(crate) held: HeldManifests,
     /// Who writes which output now.
     pub writers: Arc<Writers>,
     /// Results that are not in the store yet.
     pub keeper: Arc<Keeper>,
+    /// What builds need, if that is recorded.
+    pub builds: Arc<Recorder>,
     /// How inputs are found.
     pub finder: IncludeScan,
-    /// What texts say of where they are.
-    pub wording: Wording,
     /// The counters.
     pub stats: Arc<Stats>,
+    /// What texts say of where they are.
+    pub wording: Wording,
     /// What `barn explain` tells.
     pub history: Arc<History>,
 }
@@ -139,36 +140,40 @@ struct Prepared {
     call: Arc<Call>,
     action: Action,
     key: ActionKey,
-    /// The key in any checkout, or why there is none.
-    portable_key: Result<ActionKey, String>,
     names: Names,
     inputs: Inputs,
     claim: Arc<Claim>,
     /// Others in the office may wait for it.
-    marks: OnceLock<Arc<Vec<Mark>>>,
-}
-
-/// The names of a call's include manifests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Names {
-    exact: Digest,
-    /// In any checkout; `None` if none can be shared, or before anybody asked.
-    portable: Option<Digest>,
-}
-
-impl Names {
-    fn all(self) -> impl Iterator<Item = Digest> {
-        [Some(self.exact), self.portable].into_iter().flatten()
-    }
+    mark: OnceLock<Arc<Mark>>,
+    /// The same compile for a standard error that is no terminal, if that is another action.
+    plain: Option<Arc<Prepared>>,
+    /// The same compile in any checkout; why other checkouts cannot have its result, if they cannot.
+    anywhere: Result<Arc<Prepared>, String>,
+    /// Whether it is that of any checkout itself.
+    is_anywhere: bool,
+    /// Whether a result serves only if the compiler said nothing.
+    only_quiet: bool,
 }
 
 impl Prepared {
     fn new(call: Arc<Call>, names: Names, inputs: Inputs, claim: Arc<Claim>) -> Self {
         let mut action = call.stem.clone();
         action.inputs = inputs.tree.clone();
-        let portable_key = call.portable().and_then(|portable| portable.key(&action, &call, &inputs));
-        let marks = OnceLock::new();
-        Self { key: action.key(), portable_key, action, names, inputs, call, claim, marks }
+        let plain = names.plain.and_then(|key| Self::plain(&call, key, &inputs, &claim));
+        let anywhere = Self::anywhere(&call, names.anywhere, &inputs, &claim);
+        Self {
+            key: action.key(),
+            action,
+            names,
+            inputs,
+            call,
+            claim,
+            mark: OnceLock::new(),
+            plain,
+            anywhere,
+            is_anywhere: false,
+            only_quiet: false,
+        }
     }
 
     /// The same compile with other inputs.
@@ -188,20 +193,17 @@ impl Requester {
         self.stats.count(|c| c.requests.total += 1);
         let mut story = Story::begin(&request, self.history.clone());
         let this = self.clone();
-        let understand = move || {
-            let Self { toolchains, stand_ins, locales, .. } = &*this;
-            understand(&request, Compilers { toolchains, stand_ins, locales })
-        };
-        let understood = tokio::task::spawn_blocking(understand).await;
-        match understood {
-            Ok(Understood::Call(call)) => self.answer_compile(Arc::new(*call), story).await,
-            Ok(Understood::Other(what)) => {
+        // A hit is found in one go: every change of threads costs about as much as opening a file.
+        let first = tokio::task::spawn_blocking(move || this.look_first(&request)).await;
+        match first {
+            Ok(First::Compile(looked)) => self.answer_compile(looked, story).await,
+            Ok(First::Other(what)) => {
                 self.stats.count(|c| c.requests.other += 1);
                 story.tell(format!("no compile ({what}): the wrapper became the compiler"));
                 story.end("uncached");
                 Answer::Exec
             }
-            Ok(Understood::Local(reason)) => self.exec(story, &reason),
+            Ok(First::Local(reason)) => self.exec(story, &reason),
             Err(_) => self.exec(story, &Unknown::because(Obstacle::Internal, "the classification panicked")),
         }
     }
@@ -215,20 +217,24 @@ impl Requester {
         Answer::Exec
     }
 
-    async fn answer_compile(self: &Arc<Self>, call: Arc<Call>, mut story: Story) -> Answer {
+    async fn answer_compile(self: &Arc<Self>, looked: Looked, mut story: Story) -> Answer {
+        let (call, claim) = (looked.call.clone(), looked.claim.clone());
         story.about(&call);
         if let Some(StandIn { name, driver, .. }) = &call.stand_in {
             story.tell(format!("elsewhere {driver} of {name} stands in for {}", call.program.display()));
         }
-        let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
-        let (names, direct) = match self.look_up(&call).await {
+        if let Some(why) = self.builds.obstacle(&call) {
+            story.tell(format!("not recorded for prefetch: {why}"));
+        }
+        let (names, direct) = match self.look_up(looked).await {
             Ok(found) => found,
             Err(reason) => return self.exec(story, &reason),
         };
+        let told = direct.told();
         if let Some(done) = direct.hit {
             self.count_call(&call);
-            let whose = if names.portable.is_some() { "an include manifest of any checkout" } else { "the include manifest" };
-            story.tell(format!("hit in this machine's store: {whose} holds"));
+            self.stats.count(|c| c.hits.direct += 1);
+            story.tell(format!("hit in this machine's store: {told}"));
             return self.hit(&call, done, claim, story);
         }
         if let Some(trouble) = &call.project.trouble {
@@ -246,18 +252,22 @@ impl Requester {
         self.count_call(&call);
         let prepared = Arc::new(Prepared::new(call, names, inputs, claim));
         story.tell(format!("found {} inputs; action {}", prepared.inputs.witnesses.len(), prepared.key));
-        if let Err(why) = &prepared.portable_key {
+        if let Err(why) = &prepared.anywhere {
             story.tell(format!("for this checkout alone: {why}"));
         }
         let (this, known) = (self.clone(), prepared.clone());
-        let stored = tokio::task::spawn_blocking(move || this.done_before(&known));
-        if let Ok(Some((done, whose))) = stored.await {
-            story.tell(format!("hit in this machine's store: the same action was done before{whose}"));
+        let stored = tokio::task::spawn_blocking(move || this.stored(&known));
+        if let Ok(Some(done)) = stored.await {
+            story.tell("hit in this machine's store: the same action was done before".to_owned());
             return self.hit(&prepared.call, done, prepared.claim.clone(), story);
         }
         // Whoever waits for others does not keep this machine's searches waiting.
         drop(finding);
-        if let Some(answer) = self.from_office(&prepared, &mut story).await {
+        let mut answer = self.quiet_from_office(&prepared, &mut story).await;
+        if answer.is_none() {
+            answer = self.from_office(&prepared, &mut story).await;
+        }
+        if let Some(answer) = answer {
             story.end("hit");
             return answer;
         }
@@ -278,114 +288,6 @@ impl Requester {
         self.stats.count_language(call.language(), |language| language.hits += 1);
         story.end("hit");
         Answer::Done(done, claim, None)
-    }
-
-    /// The names of the call's manifests, and what they give; what is being kept under them is waited for. Those of any checkout are
-    /// asked when this one's own give nothing.
-    async fn look_up(self: &Arc<Self>, call: &Arc<Call>) -> Result<(Names, Direct), Unknown> {
-        let panicked = |_| Unknown::because(Obstacle::Internal, "the look-up panicked");
-        let (this, known) = (self.clone(), call.clone());
-        let (exact, source) =
-            tokio::task::spawn_blocking(move || this.manifest_key(&known)).await.map_err(panicked)??;
-        self.keeper.settle(&exact).await;
-        let (this, known) = (self.clone(), call.clone());
-        let look = move || {
-            let direct = this.direct(&known, &exact, None);
-            let portable = if direct.hit.is_some() { None } else { known.portable().ok() };
-            (direct, portable.map(|portable| portable.manifest_key(&known, &source)))
-        };
-        let (mut direct, portable) = tokio::task::spawn_blocking(look).await.map_err(panicked)?;
-        if let Some(name) = portable {
-            self.keeper.settle(&name).await;
-            let (this, known) = (self.clone(), call.clone());
-            let look = move || this.direct(&known, &name, known.portable().ok());
-            let of_any = tokio::task::spawn_blocking(look).await.map_err(panicked)?;
-            direct.hit = of_any.hit;
-            direct.broken.extend(of_any.broken);
-        }
-        Ok((Names { exact, portable }, direct))
-    }
-
-    /// The name of this checkout's own manifests, and under what name the source is known.
-    fn manifest_key(&self, call: &Call) -> Result<(Digest, Digest), Unknown> {
-        let source = call.source_path();
-        let known = self.files.known(&source, |_, _| ()).map_err(|error| {
-            Unknown::because(Obstacle::Source, format_args!("{}: {error}", source.display()))
-        })?;
-        let source = call.manifest_source(known.blob.digest);
-        Ok((manifest_key(&call.stem, &source), source))
-    }
-
-    /// Looks for a manifest that holds; with `portable` for one of any checkout.
-    fn direct(&self, call: &Call, key: &Digest, portable: Option<&Portable>) -> Direct {
-        let mut direct = Direct::default();
-        let mut look = Look::new(&self.sight, &self.files, &call.cwd);
-        for bytes in self.store.manifests(key) {
-            let Some(manifest) = Manifest::decode(&bytes) else { continue };
-            let broken = match portable.map(|portable| manifest.unmarked(portable.places())) {
-                None => manifest.broken_by(&mut look),
-                Some(Some(paths)) => manifest.with_paths(&paths).broken_by(&mut look),
-                Some(None) => continue,
-            };
-            match broken {
-                None => {
-                    direct.hit = self.stored(call, &manifest.action, portable);
-                    break;
-                }
-                Some(why) => direct.broken.push(why),
-            }
-        }
-        direct
-    }
-
-    /// The stored result of the same action, here or in another checkout, and what is to be told of it. Its manifest is remembered.
-    fn done_before(&self, prepared: &Prepared) -> Option<(Done, &'static str)> {
-        let is_unchanged = || self.changed(prepared).is_none();
-        if let Some(done) = self.stored(&prepared.call, &prepared.key, None) {
-            if is_unchanged() {
-                self.remember_manifest(prepared);
-            }
-            return Some((done, ""));
-        }
-        let key = *prepared.portable_key.as_ref().ok()?;
-        let done = self.stored(&prepared.call, &key, prepared.call.portable().ok())?;
-        if is_unchanged() {
-            self.remember_portable_manifest(prepared, key);
-        }
-        Some((done, " in another checkout"))
-    }
-
-    /// The stored result of an action, if it is whole; with `portable` one of any checkout.
-    fn stored(&self, call: &Call, key: &ActionKey, portable: Option<&Portable>) -> Option<Done> {
-        let record = self.store.record(key)?;
-        let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
-        if record.key != *key || record.result.exit_code != 0 {
-            return None;
-        }
-        self.done(&call.stem.outputs, call, &record.result, portable)
-    }
-
-    /// A result whose blobs are in the store, ready for the wrapper; with `portable` one of any checkout.
-    fn done(
-        &self,
-        outputs: &[Output],
-        call: &Call,
-        result: &ActionResult,
-        portable: Option<&Portable>,
-    ) -> Option<Done> {
-        let whole =
-            |blob: &Blob| if blob.size == 0 { Some(Vec::new()) } else { self.store.read_blob(&blob.digest) };
-        let mut files = Vec::with_capacity(result.outputs.len());
-        for file in &result.outputs {
-            let index = usize::try_from(file.output).ok().filter(|index| *index < outputs.len())?;
-            let written_as = call.output_names.get(index)?.clone();
-            let (size, contents) = match portable.filter(|portable| portable.is_depfile(index)) {
-                Some(portable) => portable.depfile(&self.store.read_blob(&file.digest)?)?,
-                None => (file.size, self.store.open_blob(&file.digest)?),
-            };
-            files.push((written_as, size, contents));
-        }
-        Some(Done { stdout: whole(&result.stdout)?, stderr: whole(&result.stderr)?, outputs: files })
     }
 
     async fn remote_done(
@@ -419,103 +321,77 @@ impl Requester {
         Answer::Done(done, prepared.claim.clone(), Some(keep))
     }
 
-    /// Keeps what a worker sent, unless something changed since it was looked at; says why not. See [`Requester::remember`].
-    fn take_in(self: &Arc<Self>, prepared: &Arc<Prepared>, returned: Returned) -> Result<String, String> {
+    /// Keeps what a worker sent, unless something changed since it was looked at; says why not. Returns what is to be told
+    /// beside that it was kept.
+    fn take_in(self: &Arc<Self>, prepared: &Prepared, returned: Returned) -> Result<String, String> {
         let Returned { result, record, stdout, stderr, outputs, .. } = returned;
         let put = || {
             [&stdout, &stderr].into_iter().try_for_each(|bytes| self.store.put_bytes(bytes).map(drop))?;
             outputs.into_iter().try_for_each(Arrived::keep)
         };
         put().map_err(|error: StoreError| error.to_string())?;
-        self.remember(prepared, &result, &record)
+        self.remember(prepared, &result, &record)?;
+        Ok(self.share_anywhere(prepared, &result))
     }
 
-    /// Keeps a result that was made for this machine, and lets the office have it. Returns what is to be told of it beside that it was
-    /// kept.
+    /// Keeps a result that was made for this machine, and lets the office have it.
     fn remember(
         self: &Arc<Self>,
-        prepared: &Arc<Prepared>,
-        result: &ActionResult,
-        record: &SignedBytes,
-    ) -> Result<String, String> {
-        self.keep(prepared, &prepared.key, result, record)?;
-        Ok(self.remember_portable(prepared, result, record))
-    }
-
-    /// Lets the office have a result, if it may be shared: by its exact record and, if there is one, its portable record.
-    fn publish(self: &Arc<Self>, prepared: &Prepared, exact: &SignedBytes, portable: Option<SignedBytes>) {
-        if !prepared.may_be_shared() {
-            return;
-        }
-        // Whoever would find the exact record is in the same place and finds the portable one; but what a worker signed is believed
-        // by more.
-        let is_ours = exact.verified(RECORD_CONTEXT, &self.identity.id()).is_some();
-        let exact = (portable.is_none() || !is_ours).then(|| exact.clone());
-        let records: Vec<SignedBytes> = exact.into_iter().chain(portable).collect();
-        let (office, toolchain) = (self.office.clone(), prepared.action.toolchain);
-        // Nobody waits for it; and nobody is told that it was given up before it is done.
-        let marks = prepared.marks.get().cloned();
-        tokio::task::spawn_blocking(move || {
-            records.iter().for_each(|record| office.made(record, toolchain));
-            drop(marks);
-        });
-    }
-
-    /// Keeps a result under a key, unless something changed since it was looked at; says why not.
-    fn keep(
-        &self,
         prepared: &Prepared,
-        key: &ActionKey,
         result: &ActionResult,
         record: &SignedBytes,
     ) -> Result<(), String> {
+        self.keep(prepared, result, record)?;
+        if prepared.may_be_shared() {
+            let (office, record, toolchain) =
+                (self.office.clone(), record.clone(), prepared.action.toolchain);
+            // Nobody waits for it; and nobody is told that it was given up before it is done.
+            let mark = prepared.mark.get().cloned();
+            tokio::task::spawn_blocking(move || {
+                office.made(&record, toolchain);
+                drop(mark);
+            });
+        }
+        Ok(())
+    }
+
+    /// Keeps a result, unless something changed since it was looked at; says why not.
+    fn keep(&self, prepared: &Prepared, result: &ActionResult, record: &SignedBytes) -> Result<(), String> {
         if let Some(why) = self.changed(prepared) {
             self.stats.count_named(|c| &mut c.fallbacks, "input-changed");
             return Err(why);
         }
         let blobs: Vec<Digest> = result.blobs().map(|blob| blob.digest).collect();
-        let stored = self.store.put_record(key, &prepared.action.toolchain, record, &blobs);
+        let stored = self.store.put_record(&prepared.key, &prepared.action.toolchain, record, &blobs);
         if let Err(error) = stored {
             let source = &error as &dyn std::error::Error;
             tracing::warn!(error = source, "a result was not stored");
             return Err(error.to_string());
         }
-        if *key == prepared.key {
-            self.remember_manifest(prepared);
-        } else {
-            self.remember_portable_manifest(prepared, *key);
+        if prepared.may_be_shared() {
+            self.builds.note(&prepared.call, &prepared.key, result);
         }
+        self.remember_manifest(prepared);
+        self.share_if_quiet(prepared, result);
         Ok(())
     }
 
-    /// What of the compiler or the inputs is not what it was when the action was prepared.
-    fn changed(&self, prepared: &Prepared) -> Option<String> {
-        let call = &prepared.call;
-        if self.is_unchanged(call) {
-            let mut look = Look::new(&self.sight, &self.files, &call.cwd);
-            return prepared.inputs.changed(&self.files, &mut look);
-        }
-        Some(format!("the compiler {} has changed", call.program.display()))
-    }
-
-    /// Whether the compiler, or what stands in for it, is what it was.
-    fn is_unchanged(&self, call: &Call) -> bool {
-        match &call.stand_in {
-            Some(known) => self.stand_ins.find(&call.program).is_some_and(|now| now.as_ref() == Ok(known)),
-            None => {
-                let now = self.toolchains.resolve(&call.program, &call.search_path());
-                now.is_ok_and(|known| known.digest == call.stem.toolchain)
-            }
-        }
-    }
-
     fn remember_manifest(&self, prepared: &Prepared) {
+        self.put_manifest(prepared, prepared.key);
+    }
+
+    /// Lets the call's next manifest lead to `action`.
+    fn put_manifest(&self, prepared: &Prepared, action: ActionKey) {
         if !prepared.inputs.complete {
             return;
         }
-        let manifest = prepared.inputs.manifest(prepared.key);
+        let manifest = prepared.inputs.manifest(action);
+        let bytes = match prepared.as_anywhere() {
+            Some(portable) => manifest.encode_marked(portable.places()),
+            None => manifest.encode(),
+        };
         let toolchain = &prepared.action.toolchain;
-        if let Err(error) = self.store.put_manifest(&prepared.names.exact, toolchain, &manifest.encode()) {
+        if let Err(error) = self.store.put_manifest(&prepared.names.own, toolchain, &bytes) {
             let source = &error as &dyn std::error::Error;
             tracing::warn!(error = source, "an include manifest was not stored");
         }
@@ -536,11 +412,4 @@ fn came_back(call: &Call, returned: &Returned) -> Option<Done> {
         outputs.push((written_as, of.size, arrived.open().ok()?));
     }
     Some(Done { stdout: returned.stdout.clone(), stderr: returned.stderr.clone(), outputs })
-}
-
-/// What the look at include manifests gave.
-#[derive(Default)]
-struct Direct {
-    hit: Option<Done>,
-    broken: Vec<String>,
 }

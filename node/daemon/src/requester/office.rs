@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use barn_mesh::stream::{StreamError, read_frame, write_frame};
 use barn_protocol::{
-    ActionKey, NodeId,
+    NodeId,
     action::Blob,
     wire::{OutputsReply, Request},
 };
@@ -28,8 +28,8 @@ const BYTES_PER_S_MIN: u64 = 4 << 20;
 const TRIES_MAX: usize = 2;
 
 impl Requester {
-    /// The result of the action, if somebody in the office has it. If not, and if it may be shared, this node is marked as
-    /// making it.
+    /// The result of the action, if somebody in the office has it, under its own key or that of any checkout. If not, and if it may be
+    /// shared, this node is marked as making it.
     pub(super) async fn from_office(
         self: &Arc<Self>,
         prepared: &Arc<Prepared>,
@@ -38,39 +38,47 @@ impl Requester {
         if !prepared.may_be_shared() {
             return None;
         }
-        let portable = async {
-            match prepared.portable_key {
-                Ok(key) => Some(self.office.look_up(&prepared.action, key).await),
-                Err(_) => None,
-            }
+        let anywhere = async {
+            let form = prepared.anywhere.as_ref().ok()?;
+            Some((form, self.office.look_up(&form.action, form.key).await))
         };
-        // At once, or a true miss would take two round trips.
-        let (exact, portable) =
-            tokio::join!(self.office.look_up(&prepared.action, prepared.key), portable);
-        let mut marks = Vec::new();
-        let mut found = None;
-        for looked_up in portable.into_iter().chain([exact]) {
-            match looked_up {
-                LookedUp::Found(one) => found = found.or(Some(one)),
-                LookedUp::Nothing(mark) => marks.push(mark),
-                LookedUp::MadeHere => {
-                    if let Some(answer) = self.made_meanwhile(prepared, story).await {
-                        return Some(answer);
-                    }
-                }
-                LookedUp::Refused(why, mark) => {
-                    marks.push(mark);
-                    self.stats.count_named(|c| &mut c.fallbacks, "record-refused");
-                    story.tell(format!("a record of the office's cache was not believed: {why}"));
-                }
-            }
+        // At once, or whoever finds nothing would wait for one round trip more.
+        let (own, anywhere) = tokio::join!(self.office.look_up(&prepared.action, prepared.key), anywhere);
+        if let Some(answer) = self.taken(prepared, own, story).await {
+            return Some(answer);
         }
-        let Some(found) = found else {
-            let _ = prepared.marks.set(Arc::new(marks));
-            return None;
+        let (form, looked_up) = anywhere?;
+        self.taken(form, looked_up, story).await
+    }
+
+    /// What a look-up found, brought here.
+    async fn taken(
+        self: &Arc<Self>,
+        prepared: &Arc<Prepared>,
+        looked_up: LookedUp,
+        story: &mut Story,
+    ) -> Option<Answer> {
+        let found = match looked_up {
+            LookedUp::Found(found) if !prepared.is_served_by(&found.record.result) => return None,
+            LookedUp::Found(found) => found,
+            LookedUp::Nothing(mark) => {
+                if prepared.may_be_awaited() {
+                    let _ = prepared.mark.set(Arc::new(mark));
+                }
+                return None;
+            }
+            LookedUp::MadeHere => return self.made_meanwhile(prepared, story).await,
+            LookedUp::Refused(why, mark) => {
+                if prepared.may_be_awaited() {
+                    let _ = prepared.mark.set(Arc::new(mark));
+                }
+                self.stats.count_named(|c| &mut c.fallbacks, "record-refused");
+                story.tell(format!("a record of the office's cache was not believed: {why}"));
+                return None;
+            }
         };
         let missing = self.missing(&found);
-        let Some(from) = self.first_to_give(&missing, &found).await else {
+        let Some(from) = self.first_to_give(prepared, &missing, &found).await else {
             self.stats.count_named(|c| &mut c.fallbacks, "outputs-not-fetched");
             story.tell("a record is in the office's cache, but nobody gave its outputs".to_owned());
             return None;
@@ -81,8 +89,8 @@ impl Requester {
     /// Another compile of this machine has just put it into the store.
     async fn made_meanwhile(self: &Arc<Self>, prepared: &Arc<Prepared>, story: &mut Story) -> Option<Answer> {
         let (this, known) = (self.clone(), prepared.clone());
-        let stored = tokio::task::spawn_blocking(move || this.done_before(&known));
-        let (done, _) = stored.await.ok().flatten()?;
+        let stored = tokio::task::spawn_blocking(move || this.stored_for(&known));
+        let done = stored.await.ok().flatten()?;
         story.tell("waited for another compile of this machine that made it".to_owned());
         self.stats.count(|c| c.hits.local += 1);
         self.stats.count_language(prepared.call.language(), |language| language.hits += 1);
@@ -102,7 +110,7 @@ impl Requester {
 
     /// Brings the blobs into the store, from the first holder that has them all. Returns from whom they, or at least the
     /// record, came.
-    async fn first_to_give(&self, missing: &[Blob], found: &Found) -> Option<NodeId> {
+    async fn first_to_give(&self, prepared: &Prepared, missing: &[Blob], found: &Found) -> Option<NodeId> {
         if missing.is_empty() {
             return Some(found.owner);
         }
@@ -111,7 +119,7 @@ impl Requester {
         let bytes: u64 = missing.iter().map(|blob| blob.size).sum();
         let limit = FETCH_MAX + Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_S_MIN);
         for holder in found.holders.iter().filter(is_linked).take(TRIES_MAX) {
-            match tokio::time::timeout(limit, self.fetch_from(*holder, found.record.key, missing)).await {
+            match tokio::time::timeout(limit, self.fetch_from(*holder, prepared, missing)).await {
                 Ok(Ok(())) => return Some(*holder),
                 Ok(Err(error)) => {
                     let (holder, error) = (self.name_of(holder), &error as &dyn std::error::Error);
@@ -126,13 +134,13 @@ impl Requester {
     async fn fetch_from(
         &self,
         holder: NodeId,
-        action: ActionKey,
+        prepared: &Prepared,
         missing: &[Blob],
     ) -> Result<(), RemoteError> {
         let open = tokio::time::timeout(FIRST_MAX, self.mesh.open(holder));
         let (mut send, mut recv) = open.await.map_err(|_| RemoteError::TooLong)??;
         let blobs = missing.iter().map(|blob| blob.digest).collect();
-        write_frame(&mut send, &Request::Outputs { action, blobs }).await?;
+        write_frame(&mut send, &Request::Outputs { action: prepared.key, blobs }).await?;
         let _ = send.finish();
         match read_frame(&mut recv, FIRST_MAX).await? {
             OutputsReply::Coming => {}
@@ -156,9 +164,7 @@ impl Requester {
                 put.inspect_err(|error| tracing::debug!(%error, "cannot take in a small output")).ok()?;
             }
         }
-        let is_portable = prepared.portable_key.as_ref().is_ok_and(|key| *key == found.record.key);
-        let portable = prepared.call.portable().ok().filter(|_| is_portable);
-        self.done(&prepared.action.outputs, &prepared.call, result, portable)
+        self.done_for(prepared, result)
     }
 
     /// Keeps what was found, and answers with it.
@@ -169,14 +175,13 @@ impl Requester {
         from: NodeId,
         story: &mut Story,
     ) -> Option<Answer> {
-        let (this, known, key) = (self.clone(), prepared.clone(), found.record.key);
+        let (this, known) = (self.clone(), prepared.clone());
         let kept = tokio::task::spawn_blocking(move || {
             let done = this.whole(&known, &found)?;
-            let Found { record, signed, .. } = &found;
-            Some((done, this.keep(&known, &record.key, &record.result, signed)))
+            Some((done, this.keep(&known, &found.record.result, &found.signed)))
         });
         let (done, kept) = kept.await.ok().flatten()?;
-        self.office.holding(key);
+        self.office.holding(prepared.key);
         let name = if from == self.identity.id() { "this machine".to_owned() } else { self.name_of(&from) };
         story.tell(match kept {
             Ok(()) => format!("from {name}'s cache, and kept"),

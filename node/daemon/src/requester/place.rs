@@ -31,8 +31,8 @@ enum Placed {
 
 /// What comes of holding a worker's observation against what was shipped.
 enum Checked {
-    /// The result is one of these inputs.
-    Sound(Arc<Prepared>, Box<Returned>),
+    /// The result is one of these inputs; with a path that no list of them tells of, if there is one.
+    Sound(Arc<Prepared>, Box<Returned>, Option<Vec<u8>>),
     /// The result is to be thrown away: this was overlooked, with which the action is another.
     Amended(Arc<Prepared>, String),
     /// What was overlooked cannot be added.
@@ -64,7 +64,14 @@ impl Requester {
             let (this, known) = (self.clone(), prepared);
             let checked = tokio::task::spawn_blocking(move || this.check(known, *returned)).await;
             match checked {
-                Ok(Checked::Sound(known, returned)) => {
+                Ok(Checked::Sound(known, returned, unlisted)) => {
+                    if let Some(path) = unlisted {
+                        self.stats.count_named(|c| &mut c.fallbacks, "inputs-unlisted");
+                        let path = String::from_utf8_lossy(&path).into_owned();
+                        story.tell(format!(
+                            "no include manifest: {name} looked for {path}, which is on no list"
+                        ));
+                    }
                     return self.remote_done(known, *returned, &name, story).await;
                 }
                 Ok(Checked::Amended(better, overlooked)) => {
@@ -115,15 +122,17 @@ impl Requester {
 
     /// Holds what the worker saw against what was shipped.
     fn check(&self, prepared: Arc<Prepared>, returned: Returned) -> Checked {
-        let Some(observed) = &returned.observed else { return Checked::Sound(prepared, Box::new(returned)) };
+        let Some(observed) = &returned.observed else {
+            return Checked::Sound(prepared, Box::new(returned), None);
+        };
         let mut look = Look::new(&self.sight, &self.files, &prepared.call.cwd);
         let overlooked = prepared.inputs.overlooked(observed, &prepared.action.outputs, &mut look);
         let Some(first) = overlooked.files.first() else {
-            if !overlooked.is_unlisted || !prepared.inputs.complete {
-                return Checked::Sound(prepared, Box::new(returned));
-            }
+            let Some(unlisted) = overlooked.unlisted.filter(|_| prepared.inputs.complete) else {
+                return Checked::Sound(prepared, Box::new(returned), None);
+            };
             let inputs = Inputs { complete: false, ..prepared.inputs.clone() };
-            return Checked::Sound(Arc::new(prepared.with(inputs)), Box::new(returned));
+            return Checked::Sound(Arc::new(prepared.with(inputs)), Box::new(returned), Some(unlisted));
         };
         let mut inputs = prepared.inputs.clone();
         match inputs.amend(&overlooked.files, &mut look) {

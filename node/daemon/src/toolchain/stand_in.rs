@@ -29,7 +29,7 @@ use barn_compilers::{
     Family,
     detect::{Driver, guess},
 };
-use barn_protocol::{Digest, Entry, Toolchain, TreePath, canonical::Canonical};
+use barn_protocol::{Digest, Entry, Toolchain, TreePath, canonical::Canonical, keys::domain};
 
 use super::{AnyImportError, stamp::Stamp, unpack::real_path};
 use crate::{
@@ -340,7 +340,7 @@ fn choose(toolchain: &Toolchain, wanted: Driver, name: &[u8]) -> Option<(TreePat
 fn own(program: &Path, real: &Path, toolchain: &Digest) -> Digest {
     let stamp =
         postcard::to_stdvec(&Stamp::of(real).ok().flatten()).expect("encoding into memory does not fail");
-    let mut encoder = Canonical::new("barnraise stand-in v1");
+    let mut encoder = Canonical::new(domain::STAND_IN);
     encoder.digest(toolchain);
     encoder.bytes(program.as_os_str().as_bytes()).bytes(real.as_os_str().as_bytes()).bytes(&stamp);
     encoder.finish()

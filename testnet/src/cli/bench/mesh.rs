@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use barn_testnet::{HostSpec, Office, OfficeSpec};
+use barn_testnet::{HostSpec, Office, OfficeSpec, QUOTA_PERIOD};
 use clap::Args;
 
 use super::report::{Report, Section};
@@ -26,6 +26,9 @@ pub(in crate::cli) struct Options {
     /// Cores of each host
     #[arg(long, default_value_t = 0.2)]
     pub(super) cpu: f64,
+    /// The period over which the quota of cores holds, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = QUOTA_PERIOD.as_millis() as u64)]
+    period: u64,
     /// Bandwidth of each host's cable in Mbit/s
     #[arg(long, value_name = "MBIT", default_value_t = 1000)]
     pub(super) bandwidth: u32,
@@ -160,8 +163,9 @@ impl Options {
         for number in 1..=hosts {
             let name = format!("h{number}");
             let host = if number == 1 { measured_host(name)? } else { HostSpec::new(name) };
-            spec =
-                spec.host(with_sccache(host, sccache.as_ref()).cpus(self.cpu).bandwidth_mbit(self.bandwidth));
+            let host = with_sccache(host, sccache.as_ref());
+            let host = host.cpus(self.cpu).quota_period(Duration::from_millis(self.period));
+            spec = spec.host(host.bandwidth_mbit(self.bandwidth));
         }
         Ok(spec)
     }

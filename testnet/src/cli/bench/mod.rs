@@ -9,6 +9,7 @@ mod figures;
 mod hit;
 mod mesh;
 mod meter;
+mod miss;
 mod objects;
 mod plot;
 mod reap;
@@ -24,6 +25,7 @@ mod watch;
 pub(super) use hit::{Options as HitOptions, run as hit};
 pub(super) use mesh::{Options as MeshOptions, run as mesh};
 pub(super) use meter::answer as meter;
+pub(super) use miss::{Options as MissOptions, run as miss};
 pub(super) use remote::{Options as RemoteOptions, run as remote};
 
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use std::{
 
 use barn_compilers::{
     Directives, dependency_argv,
-    directives::{Form, Include, IncludeKind},
+    directives::{Include, IncludeKind},
     parse_depfile,
     search::{SearchDirs, candidates, parse_search_dirs},
 };
@@ -16,7 +16,7 @@ use tokio::{io::AsyncReadExt as _, process::Command, sync::Semaphore};
 
 use super::{
     FindInputs, Inputs, LOOKS_MAX, Unknown,
-    gather::{Gather, directory_of, forced},
+    gather::{Gather, directory_of, forced, predef},
     texts::Texts,
 };
 use crate::{
@@ -31,8 +31,6 @@ use crate::{
 
 /// Longest dependency run; preprocessing the largest units takes some ten seconds on a loaded machine.
 const RUN_MAX: Duration = Duration::from_secs(120);
-/// What gcc includes before the first line of every source, if it finds it.
-const PREDEF: &[u8] = b"stdc-predef.h";
 /// Largest answer of a dependency run, in bytes.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
@@ -158,8 +156,7 @@ impl<'a, 's> Finder<'a, 's> {
         for name in &self.call.compile.forced_includes {
             self.probe(b"", &forced(name))?;
         }
-        let predef = Include { kind: IncludeKind::Include, form: Form::Angle, name: PREDEF.to_vec() };
-        self.probe(b"", &predef)?;
+        self.probe(b"", &predef())?;
         self.gather.finish(&read)
     }
 

@@ -21,10 +21,13 @@ use crate::{
         layout::{Layout, tree_path},
         manifest::{ABSENT_MAX, Absent},
         obstacle::Obstacle,
-        routes::Routes,
+        portable::routes::Routes,
         sight::{FileId, Look, Nowhere, Place},
     },
 };
+
+/// What gcc includes before the first line of every source, if it finds it.
+const PREDEF: &[u8] = b"stdc-predef.h";
 
 /// Collects the inputs of one compile.
 pub(super) struct Gather<'a, 's> {
@@ -96,7 +99,12 @@ impl<'a, 's> Gather<'a, 's> {
         let named = compile.include_directories.iter().map(Vec::as_slice);
         for directory in named.chain(search.present()) {
             self.searched.push(normal(directory, self.look));
+            let is_left_out = self.call.left_out.iter().any(|missing| missing == directory);
             match self.layout.walk(self.look, directory) {
+                Ok(_) if is_left_out => {
+                    let shown = String::from_utf8_lossy(directory);
+                    return Err(Unknown::because(Obstacle::Input, format_args!("{shown} appears")));
+                }
                 Ok(Place::Directory(real)) => self.searched.push(self.look.directory_path(real).to_vec()),
                 // gcc says so in a warning, and no tree tells of it.
                 Ok(_) => {
@@ -213,7 +221,8 @@ impl<'a, 's> Gather<'a, 's> {
         call.compile.forced_includes.iter().try_for_each(|path| self.precompiled_at(path))
     }
 
-    /// gcc takes a precompiled header for the first include of a unit, though the header itself may be elsewhere.
+    /// gcc takes a precompiled header for the source itself, and for the first include of a unit, though the header itself
+    /// may be elsewhere; the first of all includes is that of [`PREDEF`].
     pub(super) fn precompiled_first(
         &mut self,
         source: &[u8],
@@ -222,8 +231,11 @@ impl<'a, 's> Gather<'a, 's> {
     ) -> Result<(), Unknown> {
         let forced: Vec<Include> =
             self.call.compile.forced_includes.iter().map(|name| forced(name)).collect();
+        self.precompiled_at(source)?;
+        let predef = predef();
         let own = directives.includes.iter().map(|include| (directory_of(source), include));
-        for (including, include) in own.chain(forced.iter().map(|include| (&b""[..], include))) {
+        let others = forced.iter().chain([&predef]).map(|include| (&b""[..], include));
+        for (including, include) in own.chain(others) {
             for candidate in candidates(include, including, search) {
                 self.precompiled_at(&candidate)?;
                 if matches!(self.look.at(&candidate), Ok(Place::File(_))) {
@@ -304,4 +316,9 @@ pub(super) fn directory_of(path: &[u8]) -> &[u8] {
 /// What `-include` asks for.
 pub(super) fn forced(name: &[u8]) -> Include {
     Include { kind: IncludeKind::Include, form: Form::Quote, name: name.to_vec() }
+}
+
+/// What gcc includes before all else.
+pub(super) fn predef() -> Include {
+    Include { kind: IncludeKind::Include, form: Form::Angle, name: PREDEF.to_vec() }
 }

@@ -7,7 +7,7 @@
 //! the last build's. Only what lies below directories that are searched for includes counts. Elsewhere a driver looks for parts of its
 //! own, of which a toolchain holds those that matter.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use barn_protocol::{Entry, Tree, action::Output, observed::Observed};
 
@@ -23,8 +23,8 @@ use crate::requester::{
 pub(in crate::requester) struct Overlooked {
     /// Files that are here and were not shipped, though they were looked for.
     pub(in crate::requester) files: Vec<Vec<u8>>,
-    /// Whether something was looked for in vain of which no list knew.
-    pub(in crate::requester) is_unlisted: bool,
+    /// A path that was looked for in vain, of which no list knew.
+    pub(in crate::requester) unlisted: Option<Vec<u8>>,
 }
 
 impl Inputs {
@@ -36,15 +36,15 @@ impl Inputs {
         look: &mut Look<'_>,
     ) -> Overlooked {
         let is_output = |path: &[u8]| outputs.iter().any(|output| output.path.as_bytes() == path);
-        let listed: HashSet<Vec<u8>> = self.absent.iter().map(|path| normal(&path, look)).collect();
+        let listed: BTreeSet<Vec<u8>> = self.absent.iter().map(|path| normal(&path, look)).collect();
         let mut overlooked = Overlooked::default();
         for path in observed.in_vain() {
-            if listed.contains(path) || !self.is_searched(path) || is_output(path) {
+            if is_listed(&listed, path) || !self.is_searched(path) || is_output(path) {
                 continue;
             }
             match look.at(path) {
                 Ok(Place::File(_)) => overlooked.files.push(path.clone()),
-                Err(Nowhere::Absent) => overlooked.is_unlisted = true,
+                Err(Nowhere::Absent) => drop(overlooked.unlisted.get_or_insert_with(|| path.clone())),
                 _ => {}
             }
         }
@@ -88,20 +88,25 @@ impl Inputs {
     }
 }
 
+/// Whether a path that was looked for in vain is on the list, or the directory of one that is: clang looks for `sub` before it
+/// looks for `sub/x.h`, and if there is no `sub`, for nothing in it.
+fn is_listed(listed: &BTreeSet<Vec<u8>>, path: &[u8]) -> bool {
+    let below = [path, b"/"].concat();
+    listed.contains(path) || listed.range(below.clone()..).next().is_some_and(|next| next.starts_with(&below))
+}
+
 /// A path as an observer names it: absolute, without `.`, and with `..` taken where it leads.
 pub(super) fn normal(path: &[u8], look: &mut Look<'_>) -> Vec<u8> {
-    let (directory, name) = path.split_at(path.iter().rposition(|&b| b == b'/').map_or(0, |slash| slash + 1));
-    let leads_up = directory.split(|&b| b == b'/').any(|part| part == b"..");
-    if leads_up && let Ok(Place::Directory(real)) = look.at(directory) {
-        let mut whole = look.directory_path(real).to_vec();
-        if !name.is_empty() {
-            whole.push(b'/');
-            whole.extend_from_slice(name);
-        }
-        return whole;
-    }
-    let mut whole = if path.first() == Some(&b'/') { Vec::new() } else { look.cwd().to_vec() };
-    for part in path.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")) {
+    // Up to the last `..`, which is there although what follows may not be.
+    let is_up = |at: &usize| path[*at..].starts_with(b"../") && (*at == 0 || path[at - 1] == b'/');
+    let up = (0..path.len()).rev().find(is_up);
+    let (directory, rest) = path.split_at(up.map_or(0, |at| at + 3));
+    let (mut whole, rest) = match look.at(directory) {
+        Ok(Place::Directory(real)) if !directory.is_empty() => (look.directory_path(real).to_vec(), rest),
+        _ if path.first() == Some(&b'/') => (Vec::new(), path),
+        _ => (look.cwd().to_vec(), path),
+    };
+    for part in rest.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b".")) {
         whole.push(b'/');
         whole.extend_from_slice(part);
     }
@@ -117,7 +122,7 @@ mod tests {
     use super::*;
     use crate::{
         blobs::Sources,
-        requester::{files::Files, manifest::Absent, routes::Routes, sight::Sight},
+        requester::{files::Files, manifest::Absent, portable::routes::Routes, sight::Sight},
     };
 
     fn inputs(searched: &Path, absent: &[&str]) -> Inputs {
@@ -145,7 +150,7 @@ mod tests {
         fs::write(root.join("elsewhere"), "").unwrap();
         let (sight, files) = (Sight::default(), Files::default());
         let mut look = Look::new(&sight, &files, &root);
-        let mut inputs = inputs(&root.join("include"), &["include/sub/../known.h"]);
+        let mut inputs = inputs(&root.join("include"), &["include/sub/../known.h", "include/deep/er/x.h"]);
         let seen = |names: &[&str]| {
             let paths = names.iter().map(|name| root.join(name).into_os_string().into_encoded_bytes());
             Observed::new(Vec::new(), paths.collect()).unwrap()
@@ -153,8 +158,11 @@ mod tests {
         let nothing = Overlooked::default();
         let in_vain = seen(&["include/known.h", "elsewhere", "gone"]);
         assert_eq!(inputs.overlooked(&in_vain, &[], &mut look), nothing);
+        let found = inputs.overlooked(&seen(&["include/deep"]), &[], &mut look);
+        assert_eq!(found, nothing, "the directory of something that was looked for");
         let found = inputs.overlooked(&seen(&["include/new.h"]), &[], &mut look);
-        assert_eq!(found, Overlooked { files: Vec::new(), is_unlisted: true });
+        let unlisted = root.join("include/new.h").into_os_string().into_encoded_bytes();
+        assert_eq!(found, Overlooked { files: Vec::new(), unlisted: Some(unlisted) });
         let found =
             inputs.overlooked(&seen(&["include/known.h", "include/here.h", "include/sub"]), &[], &mut look);
         assert_eq!(found.files, [root.join("include/here.h").as_os_str().as_bytes()]);
@@ -185,6 +193,8 @@ mod tests {
             ("./a//x.h", "a/x.h"),
             ("a/b/../x.h", "a/x.h"),
             ("a/b/../", "a"),
+            ("a/b/../gone/x.h", "a/gone/x.h"),
+            ("a/b/../b/../x../y.h", "a/x../y.h"),
             ("a/b/", "a/b"),
         ] {
             let whole = root.join(named).into_os_string().into_encoded_bytes();

@@ -22,6 +22,7 @@
 //! the real parent. Mount points need no care: they hide a directory behind another with the same name and sort, and
 //! `stat` of the path tells them apart.
 
+mod seen;
 mod snapshot;
 
 use std::{
@@ -33,6 +34,7 @@ use std::{
 };
 
 use barn_protocol::action::Blob;
+pub(super) use seen::Seen;
 use snapshot::{Link, Reading, Snapshot, Sort};
 
 use super::files::{Files, Known, Signature};
@@ -143,6 +145,8 @@ pub struct Look<'a> {
     found: Vec<FoundFile>,
     /// Where directories as they were spelled lead.
     spelled: HashMap<Box<[u8]>, Result<Place, Nowhere>>,
+    /// Whether a name was asked for because its directory does not tell its sort.
+    asked_untold: bool,
 }
 
 #[derive(Debug)]
@@ -159,7 +163,11 @@ struct Directory {
 #[derive(Debug, Clone)]
 enum Names {
     NotAskedYet,
-    Read(Arc<Snapshot>),
+    Read {
+        snapshot: Arc<Snapshot>,
+        /// Whether it was read in this look.
+        here: bool,
+    },
     OneByOne {
         /// Names asked before this look.
         before: u32,
@@ -229,7 +237,13 @@ impl<'a> Look<'a> {
             directories: vec![root],
             found: Vec::new(),
             spelled: HashMap::new(),
+            asked_untold: false,
         }
+    }
+
+    /// What all answers so far rested on; `None` if a change of that might not show.
+    pub(super) fn seen(&self) -> Option<Seen> {
+        Seen::of(self)
     }
 
     /// What lies at `path`, relative to the working directory unless absolute.
@@ -436,7 +450,10 @@ impl<'a> Look<'a> {
                 Some(Sort::File) => self.add_file(directory, name, None),
                 Some(Sort::Directory) => self.add_directory(directory, name),
                 Some(Sort::Special) => Child::Is(Place::Special),
-                Some(Sort::Untold) => self.ask(directory, name),
+                Some(Sort::Untold) => {
+                    self.asked_untold = true;
+                    self.ask(directory, name)
+                }
                 Some(Sort::Link) => match snapshot.link(path_of(&self.directory(directory).real), name) {
                     Ok(link) => Child::Link(link),
                     Err(error) => Child::Nowhere(nowhere(&error)),
@@ -456,7 +473,7 @@ impl<'a> Look<'a> {
             directory.names = first_look(sight, &directory.real);
         }
         let (before, worth) = match &directory.names {
-            Names::Read(snapshot) => return Some(snapshot.clone()),
+            Names::Read { snapshot, .. } => return Some(snapshot.clone()),
             Names::OneByOne { before, worth } => (*before, *worth),
             Names::NotAskedYet => return None,
         };
@@ -483,7 +500,7 @@ impl<'a> Look<'a> {
                 return None;
             }
         };
-        directory.names = Names::Read(snapshot.clone());
+        directory.names = Names::Read { snapshot: snapshot.clone(), here: true };
         Some(snapshot)
     }
 
@@ -553,10 +570,8 @@ fn first_look(sight: &Sight, real: &[u8]) -> Names {
     let Some(snapshot) = known.snapshot else {
         return Names::OneByOne { before: known.asked, worth: known.worth.max(ASKED_FIRST) };
     };
-    // The path holds no links, unless something was swapped just now; then a link has another signature.
-    let same = fs::symlink_metadata(path_of(real)).is_ok_and(|meta| snapshot.is_of(&Signature::of(&meta)));
-    if same {
-        return Names::Read(snapshot);
+    if snapshot.holds() {
+        return Names::Read { snapshot, here: false };
     }
     let worth = worth_of(&snapshot);
     sight.remember(real, Remembered { snapshot: None, asked: 0, worth });

@@ -4,7 +4,10 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io,
-    os::unix::{ffi::OsStringExt as _, fs::OpenOptionsExt as _},
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::OpenOptionsExt as _,
+    },
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -52,6 +55,7 @@ impl Link {
 /// The names in a directory and the signature it had before they were read.
 #[derive(Debug)]
 pub(super) struct Snapshot {
+    path: Box<[u8]>,
     signature: Signature,
     names: HashMap<Box<[u8]>, Sort>,
     /// Links that were read. They cannot be changed, only replaced, which changes the directory.
@@ -101,13 +105,15 @@ impl Snapshot {
         if folds_case(path, &names) {
             return Ok(None);
         }
-        let snapshot = Self { signature, names, links: Mutex::default() };
+        let path = path.as_os_str().as_bytes().into();
+        let snapshot = Self { path, signature, names, links: Mutex::default() };
         Ok(Some(if racy { Reading::Passing(snapshot) } else { Reading::Lasting(snapshot) }))
     }
 
-    /// Whether the directory is still the one that was read, as `stat` says.
-    pub(super) fn is_of(&self, now: &Signature) -> bool {
-        self.signature == *now
+    /// Whether the directory is still the one that was read, as `lstat` says. Its path holds no links, unless something was
+    /// swapped just now; then a link has another signature.
+    pub(super) fn holds(&self) -> bool {
+        fs::symlink_metadata(path_of(&self.path)).is_ok_and(|meta| Signature::of(&meta) == self.signature)
     }
 
     /// What is called `name`.

@@ -1,4 +1,9 @@
-use std::{fs, os::unix::fs::symlink, path::PathBuf};
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    os::unix::fs::symlink,
+    path::PathBuf,
+};
 
 use proptest::prelude::*;
 
@@ -323,8 +328,115 @@ fn apply(root: &Path, change: &Change) {
     }
 }
 
+/// Asks for many names, most of them in vain, so that the look reads the directories. What is there, and what is in it.
+fn ask_all(look: &mut Look<'_>) -> Vec<(String, String, Option<Blob>)> {
+    let asked = NAMES.iter().chain(&TARGETS).map(|name| (*name).to_owned());
+    let in_vain = (0..10).flat_map(|n| ["", "a/", "b/", "a/a/"].map(|dir| format!("{dir}x{n}")));
+    let mut answers = Vec::new();
+    for path in asked.chain(in_vain) {
+        let found = look.at(path.as_bytes());
+        let blob = match found {
+            Ok(Place::File(file)) => look.known(file, |_, _| ()).ok().map(|known| known.blob),
+            _ => None,
+        };
+        answers.push((path, short(found), blob));
+    }
+    answers
+}
+
+/// Looks until what a look rested on can be kept.
+fn see(bench: &Bench) -> Seen {
+    for _ in 0..1000 {
+        let mut look = bench.look();
+        ask_all(&mut look);
+        if let Some(seen) = look.seen() {
+            return seen;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    panic!("nothing settles");
+}
+
+#[test]
+fn every_change_of_what_was_seen_shows() {
+    let bench = Bench::new();
+    let root = bench.at("");
+    for (n, name) in NAMES.iter().enumerate().take(2) {
+        fs::create_dir(root.join(name)).unwrap();
+        fs::write(root.join(name).join("b"), [u8::try_from(n).unwrap()]).unwrap();
+    }
+    fs::write(bench.at("A"), "x").unwrap();
+    symlink("a", bench.at("b/a")).unwrap();
+    let steps: [(&str, &dyn Fn()); 9] = [
+        ("an edit", &|| fs::write(bench.at("a/b"), "y").unwrap()),
+        ("an edit with its time set back", &|| {
+            let before = fs::metadata(bench.at("a/b")).unwrap().modified().unwrap();
+            fs::write(bench.at("a/b"), "z").unwrap();
+            File::options().write(true).open(bench.at("a/b")).unwrap().set_modified(before).unwrap();
+        }),
+        ("a name appears", &|| fs::write(bench.at("a/x3"), "").unwrap()),
+        ("a name goes", &|| fs::remove_file(bench.at("A")).unwrap()),
+        ("a link is turned round", &|| {
+            fs::remove_file(bench.at("b/a")).unwrap();
+            symlink("b", bench.at("b/a")).unwrap();
+        }),
+        ("a file gives way to a link to it", &|| {
+            fs::rename(bench.at("a/b"), bench.at("a/c")).unwrap();
+            symlink("c", bench.at("a/b")).unwrap();
+        }),
+        ("directories are exchanged", &|| {
+            fs::rename(bench.at("a"), bench.at("c")).unwrap();
+            fs::rename(bench.at("b"), bench.at("a")).unwrap();
+            fs::rename(bench.at("c"), bench.at("b")).unwrap();
+        }),
+        ("a directory gives way to a link to it", &|| {
+            fs::rename(bench.at("a"), bench.at("c")).unwrap();
+            symlink("c", bench.at("a")).unwrap();
+        }),
+        ("another mode", &|| {
+            use std::os::unix::fs::PermissionsExt as _;
+            fs::set_permissions(bench.at("c"), fs::Permissions::from_mode(0o711)).unwrap();
+        }),
+    ];
+    for (what, step) in steps {
+        let seen = see(&bench);
+        assert!(seen.holds() && seen.holds(), "before {what}");
+        step();
+        assert!(!seen.holds(), "{what}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_holds_would_be_answered_the_same(changes in proptest::collection::vec(change(), 1..60)) {
+        let bench = Bench::new();
+        let root = bench.at("");
+        let mut kept = VecDeque::new();
+        for change in &changes {
+            apply(&root, change);
+            for (seen, answers) in &kept {
+                let seen: &Seen = seen;
+                if !seen.holds() {
+                    continue;
+                }
+                let answers: &Vec<(String, String, Option<Blob>)> = answers;
+                for (path, found, blob) in answers {
+                    prop_assert_eq!(found, &kernel(&root.join(path)), "{} after {:?}", path, change);
+                    if let Some(blob) = blob {
+                        prop_assert_eq!(*blob, Blob::of(&fs::read(root.join(path)).unwrap()), "{}", path);
+                    }
+                }
+            }
+            let mut look = bench.look();
+            let answers = ask_all(&mut look);
+            kept.extend(look.seen().map(|seen| (seen, answers)));
+            if kept.len() > 8 {
+                kept.pop_front();
+            }
+        }
+    }
 
     #[test]
     fn answers_are_the_kernels(changes in proptest::collection::vec(change(), 1..60)) {
@@ -333,15 +445,10 @@ proptest! {
         for change in &changes {
             apply(&root, change);
             let mut look = bench.look();
-            // Names that are not there make the looks read the directories.
-            let asked = NAMES.iter().chain(&TARGETS).map(|name| (*name).to_owned());
-            let in_vain = (0..10).flat_map(|n| ["", "a/", "b/", "a/a/"].map(|dir| format!("{dir}x{n}")));
-            for path in asked.chain(in_vain) {
-                let found = look.at(path.as_bytes());
-                prop_assert_eq!(short(found), kernel(&root.join(&path)), "{} after {:?}", path, change);
-                if let Ok(Place::File(file)) = found {
-                    let contents = fs::read(root.join(&path)).unwrap();
-                    prop_assert_eq!(look.known(file, |_, _| ()).unwrap().blob, Blob::of(&contents));
+            for (path, found, blob) in ask_all(&mut look) {
+                prop_assert_eq!(&found, &kernel(&root.join(&path)), "{} after {:?}", path, change);
+                if found == "f" {
+                    prop_assert_eq!(blob, Some(Blob::of(&fs::read(root.join(&path)).unwrap())));
                 }
             }
         }

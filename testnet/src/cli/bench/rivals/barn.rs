@@ -61,8 +61,10 @@ impl Tool for Barn {
 
     fn notes(&self, office: &Office) -> Result<Vec<String>, Failure> {
         let counts = Counts::of(&office[0])?.since(&self.before);
-        let mut notes =
-            vec![format!("peak memory of the requester's node: {:.0} MB", peak_memory_mb(&office[0])?)];
+        let mut notes = vec![format!(
+            "peak memory of the requester's node: {:.0} MB",
+            office[0].node_memory_peak()? as f64 / 1e6
+        )];
         if !counts.fallbacks.is_empty() {
             notes.push(format!("fallbacks: {:?}", counts.fallbacks));
         }
@@ -80,14 +82,4 @@ impl Tool for Barn {
 /// Whether a host is in a mesh already.
 fn is_founded(host: &Host) -> Result<bool, Failure> {
     Ok(host.barn_home().join("mesh/roster").try_exists()?)
-}
-
-/// The most that a host's node has had in memory at once, in megabytes of 10^6 bytes.
-fn peak_memory_mb(host: &Host) -> Result<f64, Failure> {
-    let node = host.processes().into_iter().find(|process| process.name == "barn-node");
-    let pid = node.ok_or_else(|| format!("{} runs no node", host.name()))?.pid;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM in the status")?;
-    let kibibytes: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kibibytes * 1024.0 / 1e6)
 }

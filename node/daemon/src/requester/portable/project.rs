@@ -3,6 +3,7 @@
 //! Which directory is taken for the root decides how much is shared with other checkouts, never whether a result is right.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Read as _,
     os::unix::ffi::OsStrExt as _,
@@ -10,6 +11,8 @@ use std::{
 };
 
 use serde::Deserialize;
+
+use super::routes::on_paper;
 
 /// The name of a project's settings; that of a node's own, too.
 const FILE_NAME: &str = "barn.toml";
@@ -22,13 +25,13 @@ const TOPS: [&str; 7] = [".git", ".hg", ".jj", ".svn", ".bzr", ".pijul", "_darcs
 
 /// What a project's own file says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Project {
+pub(in super::super) struct Project {
     /// The root it names, a real path.
     root: Option<PathBuf>,
     /// Whether objects are to be the same in all checkouts.
-    pub(super) portable_paths: bool,
+    pub(in super::super) portable_paths: bool,
     /// Why a file that is there is not used.
-    pub(super) trouble: Option<String>,
+    pub(in super::super) trouble: Option<String>,
 }
 
 /// A file with settings of a project, if it has that table; a node's own settings have others.
@@ -51,11 +54,15 @@ impl Default for Table {
 }
 
 impl Project {
-    /// The project of a compile that runs in `cwd` and whose source lies in the directory `sources`.
-    pub(super) fn find(cwd: &Path, sources: &Path) -> Self {
-        let above = |directory: &Path| ancestors(directory).find_map(read);
-        // Most often the source lies below the working directory or both below one root.
-        above(cwd).or_else(|| above(&fs::canonicalize(sources).ok()?)).unwrap_or_default()
+    /// The project of a compile that runs in `cwd` and whose source lies in the directory `sources`. Every call asks, so it
+    /// takes one look per directory, and none twice.
+    pub(in super::super) fn find(cwd: &Path, sources: &Path) -> Self {
+        let beside = || {
+            let sources = on_paper(sources.as_os_str().as_bytes())?;
+            let sources = Path::new(OsStr::from_bytes(&sources));
+            ancestors(sources).take_while(|directory| !cwd.starts_with(directory)).find_map(read)
+        };
+        ancestors(cwd).find_map(read).or_else(beside).unwrap_or_default()
     }
 
     /// The project's root.
@@ -100,7 +107,10 @@ fn read(directory: &Path) -> Option<Project> {
         Ok(root) if root.is_dir() => {
             Some(Project { root: Some(root), portable_paths: table.portable_paths, trouble: None })
         }
-        _ => unusable(format!("`root` is no directory: {}", String::from_utf8_lossy(table.root.as_os_str().as_bytes()))),
+        _ => unusable(format!(
+            "`root` is no directory: {}",
+            String::from_utf8_lossy(table.root.as_os_str().as_bytes())
+        )),
     }
 }
 
@@ -145,7 +155,8 @@ mod tests {
 
     #[test]
     fn without_a_file_the_checkout_is_the_root() {
-        let bench = Bench::new(&["a/.git", "a/sub/.git", "a/sub/src", "a/build", "b/.hg", "none/src", "none/build"]);
+        let bench =
+            Bench::new(&["a/.git", "a/sub/.git", "a/sub/src", "a/build", "b/.hg", "none/src", "none/build"]);
         bench.check("a/build", "a/sub/src", "a", false);
         bench.check("a/sub", "a/sub/src", "a/sub", false);
         bench.check("none/build", "a/sub/src", "a/sub", false);
@@ -156,7 +167,9 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_used_is_told_of() {
         let bench = Bench::new(&["p/.git", "p/src"]);
-        for text in ["[project]\nroot = \"gone\"\n", "[project]\nrot = \".\"\n", "[project", &"#".repeat(70_000)] {
+        for text in
+            ["[project]\nroot = \"gone\"\n", "[project]\nrot = \".\"\n", "[project", &"#".repeat(70_000)]
+        {
             fs::write(bench.at("p/barn.toml"), text).unwrap();
             let project = Project::find(&bench.at("p/src"), &bench.at("p/src"));
             assert!(project.trouble.is_some_and(|why| why.contains("barn.toml")));

@@ -8,7 +8,7 @@ use barn_protocol::{Entry, Places, Tree};
 
 /// The ways that need a look, noted before it is known what the places are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Routes {
+pub(in super::super) struct Routes {
     /// Paths with `..` or links in them, as spelled, and where they led.
     winding: Vec<(Vec<u8>, Vec<u8>)>,
     /// Absolute names of files in texts.
@@ -17,7 +17,7 @@ pub(super) struct Routes {
 
 impl Routes {
     /// Notes that a file was reached by a path.
-    pub(super) fn note(&mut self, spelled: &[u8], real: &[u8]) {
+    pub(in super::super) fn note(&mut self, spelled: &[u8], real: &[u8]) {
         let is_absolute = spelled.first() == Some(&b'/');
         if climbs(spelled) || (is_absolute && spelled != real) {
             self.winding.push((spelled.to_vec(), real.to_vec()));
@@ -25,7 +25,7 @@ impl Routes {
     }
 
     /// Notes that a text names a file so.
-    pub(super) fn named_by_text(&mut self, name: &[u8]) {
+    pub(in super::super) fn named_by_text(&mut self, name: &[u8]) {
         if name.first() == Some(&b'/') {
             self.named.push(name.to_vec());
         }
@@ -50,7 +50,8 @@ impl Routes {
             }
         }
         // Behind a link `..` is not what it is on paper.
-        let climbing = self.winding.iter().find(|(spelled, _)| climbs(spelled) && !is_outside(spelled, places));
+        let climbing =
+            self.winding.iter().find(|(spelled, _)| climbs(spelled) && !is_outside(spelled, places));
         match climbing {
             Some((spelled, _)) if has_links => Some(format!("{} climbs where links are", shown(spelled))),
             _ => None,
@@ -100,18 +101,18 @@ fn link_strays(link: &[u8], target: &[u8], places: &Places) -> bool {
     }
     let directory = &link[..link.iter().rposition(|&b| b == b'/').unwrap_or(0)];
     let whole = [directory, b"/", target].concat();
-    match places.place_of(&whole) {
-        Some((_, below)) => {
+    match (places.place_of(link), places.place_of(&whole)) {
+        (Some(_), Some((_, below))) => {
             // Only leading `..` are sure to be what they are on paper: the link's directory is a real path.
             let after = target.split(|&b| b == b'/').skip_while(|part| matches!(*part, b".." | b"." | b""));
             !stays_below(below) || after.into_iter().any(|part| part == b"..")
         }
-        None => on_paper(&whole).is_none_or(|path| places.place_of(&path).is_some() || places.implies(&path)),
+        _ => on_paper(&whole).is_none_or(|path| places.place_of(&path).is_some() || places.implies(&path)),
     }
 }
 
 /// Where an absolute path leads if there are no links in it; `None` above the root of all.
-fn on_paper(path: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn on_paper(path: &[u8]) -> Option<Vec<u8>> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in path.split(|&b| b == b'/') {
         match part {
@@ -177,7 +178,8 @@ mod tests {
 
     #[test]
     fn links_are_followed_with_care() {
-        let link = |at: &str, target: &str, is_fine| check("/h/a/p", "x.h", "/h/a/p/x.h", &[(at, target)], is_fine);
+        let link =
+            |at: &str, target: &str, is_fine| check("/h/a/p", "x.h", "/h/a/p/x.h", &[(at, target)], is_fine);
         link("/h/a/p/l", "s/x.h", true);
         link("/h/a/p/s/l", "../x.h", true);
         link("/h/a/p/l", "/opt/x.h", true);
@@ -196,7 +198,9 @@ mod tests {
     #[test]
     fn a_text_may_not_name_a_place() {
         let places = Places::new(path("/h/a/p"), &path("/h/a/p")).unwrap();
-        for (name, is_fine) in [("/usr/include/x.h", true), ("x.h", true), ("/h/a/p2/x.h", true), ("/h/a/p/x.h", false)] {
+        for (name, is_fine) in
+            [("/usr/include/x.h", true), ("x.h", true), ("/h/a/p2/x.h", true), ("/h/a/p/x.h", false)]
+        {
             let mut routes = Routes::default();
             routes.named_by_text(name.as_bytes());
             assert_eq!(routes.obstacle(&places, b"/h/a/p", &Tree::new()).is_none(), is_fine, "{name}");
