@@ -173,10 +173,13 @@ fn what_only_one_manifest_knew_is_found_by_a_scan() {
     assert_eq!(pair.compiles_right(1, &line).hits, 1);
 }
 
+/// What is done to his checkout.
+type Change<'a> = &'a dyn Fn(&Pair);
+
 #[test]
 fn trees_that_differ_have_nothing_in_common() {
     let pair = Pair::new(TREE);
-    let changes: &[(&str, &dyn Fn(&Pair))] = &[
+    let changes: &[(&str, Change<'_>)] = &[
         ("a header", &|pair| pair.write(1, "src/a.h", "#define A 11\n")),
         ("a generated header", &|pair| pair.write(1, "out/gen.h", "#define GEN 33\n")),
         ("a header that shadows", &|pair| pair.write(1, "include/gen.h", "#define GEN 22\n")),
@@ -404,7 +407,8 @@ fn portable_paths_make_all_of_it_the_same() {
     {
         for line in [MAKE, CMAKE, NINJA, APART] {
             for debug in ["-g", "-g -gsplit-dwarf", "-g3 -gdwarf-4"] {
-                if debug.contains("split") && line != MAKE {
+                // g++ numbers such pairs at random.
+                if debug.contains("split") && (line != MAKE || file != "x.c") {
                     continue;
                 }
                 let line = with((cc, file), &line.replace("-O", &format!("{debug} -O")));
