@@ -343,6 +343,10 @@ impl Requester {
     ) -> Result<(), String> {
         self.keep(prepared, result, record)?;
         if prepared.may_be_shared() {
+            // A build needs each result once, by its own key.
+            if !prepared.is_anywhere {
+                self.builds.note(&prepared.call, &prepared.key, result);
+            }
             let (office, record, toolchain) =
                 (self.office.clone(), record.clone(), prepared.action.toolchain);
             // Nobody waits for it; and nobody is told that it was given up before it is done.
@@ -367,9 +371,6 @@ impl Requester {
             let source = &error as &dyn std::error::Error;
             tracing::warn!(error = source, "a result was not stored");
             return Err(error.to_string());
-        }
-        if prepared.may_be_shared() {
-            self.builds.note(&prepared.call, &prepared.key, result);
         }
         self.remember_manifest(prepared);
         self.share_if_quiet(prepared, result);

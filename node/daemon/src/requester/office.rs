@@ -178,7 +178,12 @@ impl Requester {
         let (this, known) = (self.clone(), prepared.clone());
         let kept = tokio::task::spawn_blocking(move || {
             let done = this.whole(&known, &found)?;
-            Some((done, this.keep(&known, &found.record.result, &found.signed)))
+            let result = &found.record.result;
+            let kept = this.keep(&known, result, &found.signed);
+            if kept.is_ok() {
+                this.builds.note(&known.call, &known.key, result);
+            }
+            Some((done, kept))
         });
         let (done, kept) = kept.await.ok().flatten()?;
         self.office.holding(prepared.key);
