@@ -4,7 +4,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build install demo test oracle lint doc bench-hit bench-miss bench-remote bench-mesh rivals soak simulate-cache clean-testnet
+.PHONY: build install demo test oracle lint doc bench-hit bench-miss bench-neighbour bench-remote bench-mesh bench-store rivals soak simulate-cache clean-testnet
 
 # The wrapper starts 0.4 ms sooner when it is linked statically (docs/performance.md). Where there is no static C library, the
 # dynamic one of the first line stays.
@@ -46,8 +46,8 @@ lint:
 doc:
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items
 
-# The cost of a warm hit, of a miss and of a warm remote compile, beside ccache, icecream and distcc.
-bench-hit bench-miss bench-remote:
+# The cost of a warm hit, of a miss, of a hit from a neighbour and of a warm remote compile, beside ccache, icecream and distcc.
+bench-hit bench-miss bench-neighbour bench-remote:
 	@.ci/setup bench
 	$(build-release)
 	$(SUDO) $(TARGET)/release/testnet $@ $(BENCH)
@@ -67,9 +67,20 @@ rivals:
 	    || $(CARGO) install --quiet --root $(TARGET)/rivals $(RIVAL) \
 	    || echo "sccache cannot be installed here"
 
-# 1000 kills of a writing store; takes some minutes.
+# 1000 kills of a writing store, and 1000 of a node under a running build; takes some minutes.
 soak:
+	$(build-release)
 	$(CARGO) run --release -p barn-cache --example kill9 -- 1000
+	$(CARGO) run --release -p barn-tests --example kills -- 1000
+
+# What a store of 100,000 actions costs: putting, finding, opening after an order and after a crash, a full one; and the memory of a
+# node that has it. Some minutes, and 2 GB of disk in TMPDIR.
+bench-store:
+	$(build-release)
+	$(CARGO) build --release -p barn-cache --example measure -p barn-tests --example full_store
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && measure=$(TARGET)/release/examples/measure && \
+	    $$measure "$$dir" && $$measure "$$dir" reopen && $$measure "$$dir" reopen && $$measure "$$dir" full
+	$(TARGET)/release/examples/full_store
 
 # The office's cache in virtual time: 200 nodes with 100,000 entries each for an hour. Some minutes and 2 GB of memory.
 simulate-cache:

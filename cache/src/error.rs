@@ -13,7 +13,10 @@ use crate::index::IndexError;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process (or another `Store` of this one) has it open.
-    #[error("another node uses the store {}", .0.display())]
+    #[error(
+        "another process uses the store {}\nhint: `barn status` tells whether a node runs here already",
+        .0.display()
+    )]
     Locked(PathBuf),
     /// The directory or one of its buckets cannot be made or used.
     #[error("cannot open the store at {}", path.display())]

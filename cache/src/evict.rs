@@ -78,6 +78,10 @@ impl Eviction {
         self.sweep = Hand::default();
     }
 
+    pub(crate) fn is_condemned(&self, toolchain: &Digest) -> bool {
+        self.condemned.contains(toolchain)
+    }
+
     pub(crate) fn pardon(&mut self, toolchain: &Digest) {
         self.condemned.remove(toolchain);
     }
@@ -133,7 +137,7 @@ impl State {
                 return Ok(());
             }
             self.eviction.sweep.after = Some(digest);
-            let goes = meta.toolchain.is_some_and(|toolchain| self.eviction.condemned.contains(&toolchain));
+            let goes = meta.toolchain.is_some_and(|toolchain| self.eviction.is_condemned(&toolchain));
             if goes && !self.is_pinned(kind, &digest) {
                 self.evict_item(Item { kind, digest }, evicted)?;
             }

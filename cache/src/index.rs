@@ -67,12 +67,15 @@ impl Item {
     }
 }
 
+/// In a toolchain's place: more than one named it, as they do what is printed when nothing is. It goes by use alone.
+pub(crate) const SEVERAL: Digest = Digest::from_bytes([0; 32]);
+
 /// What is known of an item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meta {
     /// When it was used last, on the store's own clock.
     pub(crate) tick: u64,
-    /// Whose it is; the last one to name it counts.
+    /// Whose it is: the toolchain that named it, or [`SEVERAL`].
     pub(crate) toolchain: Option<Digest>,
     pub(crate) detail: Detail,
 }
@@ -166,6 +169,13 @@ impl Index {
         let config = sled::Config::new().path(dir).cache_capacity(INDEX_CACHE_BYTES).flush_every_ms(None);
         let opened = catch_unwind(AssertUnwindSafe(|| config.open())).map_err(|_| IndexError::Panic)?;
         Ok(Self { db: opened? })
+    }
+
+    /// The same database, written out and started again.
+    pub(crate) fn settled(self, dir: &Path) -> Result<Self> {
+        self.flush()?;
+        drop(self);
+        Self::reopen(dir)
     }
 
     /// Writes everything out; only the closing of a store needs it.

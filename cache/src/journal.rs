@@ -114,6 +114,10 @@ impl Journal {
         Ok(Location { segment, offset, len })
     }
 
+    pub(crate) const fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
     /// The next entry opens a new segment.
     pub(crate) fn seal(&mut self) {
         self.head = None;
@@ -133,7 +137,7 @@ impl Journal {
     /// One entry.
     ///
     /// # Errors
-    /// `InvalidData`, `UnexpectedEof` or `NotFound` when it is damaged or gone; others when it cannot be read now.
+    /// [`is_lost`] tells whether it is damaged, gone or on a failing disk; otherwise it cannot be read now.
     pub(crate) fn read(&self, at: &Location) -> io::Result<Entry> {
         if at.len as usize > HEADER_BYTES + ENTRY_BYTES_MAX {
             return Err(io::ErrorKind::InvalidData.into());
@@ -148,12 +152,19 @@ impl Journal {
         }
     }
 
-    /// All entries of a segment up to the first damaged one, where it is cut off.
+    /// All entries of a segment up to the first one that is damaged or cannot be read, where it is cut off.
     pub(crate) fn scan(&mut self, segment: u64) -> io::Result<Vec<(Location, Entry)>> {
         let path = self.path(segment);
         let mut bytes = Vec::new();
         let most = SEGMENT_BYTES_MAX + (HEADER_BYTES + ENTRY_BYTES_MAX) as u64;
-        File::open(&path)?.take(most).read_to_end(&mut bytes)?;
+        if let Err(error) = File::open(&path)?.take(most).read_to_end(&mut bytes) {
+            if !platform::is_disk_error(&error) {
+                return Err(error);
+            }
+            // What was read before is good, and nothing more is written to where it fails.
+            tracing::warn!(path = %path.display(), %error, "journal segment cannot be read");
+            self.seal();
+        }
         let mut entries = Vec::new();
         let mut offset = 0;
         while let Some((entry, len)) = parse(segment, offset as u64, &bytes[offset..]) {
@@ -202,7 +213,7 @@ impl Journal {
 /// Whether a failed read means that the entry is lost, as opposed to a shortage that passes.
 pub(crate) fn is_lost(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
-    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
+    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof) || platform::is_disk_error(error)
 }
 
 fn segment_name(number: u64) -> String {

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
@@ -155,8 +156,12 @@ impl Layout {
         }
     }
 
-    /// Every file in the blob buckets. What has no blob's name is deleted: nothing else belongs there.
-    pub(crate) fn for_each_blob(&self, mut each: impl FnMut(Digest, Place, fs::Metadata)) -> io::Result<()> {
+    /// Every file in the blob buckets, while `each` says to go on. What has no blob's name is deleted: nothing else
+    /// belongs there.
+    pub(crate) fn for_each_blob(
+        &self,
+        mut each: impl FnMut(Digest, Place, fs::Metadata) -> ControlFlow<()>,
+    ) -> io::Result<()> {
         for bucket in [BLOBS, TOOLCHAINS] {
             for fan in fs::read_dir(self.root.join(bucket))? {
                 let fan = fan?;
@@ -170,7 +175,11 @@ impl Layout {
                         other => other?,
                     };
                     match parse_blob_name(bucket, &fan.file_name(), &entry.file_name()) {
-                        Some((digest, place)) if metadata.is_file() => each(digest, place, metadata),
+                        Some((digest, place)) if metadata.is_file() => {
+                            if each(digest, place, metadata).is_break() {
+                                return Ok(());
+                            }
+                        }
                         _ => Self::remove_stray(&entry.path()),
                     }
                 }

@@ -5,7 +5,7 @@
 //! nothing. `docs/cache.md` has the layout on disk, the states, and what happens when things go wrong.
 //!
 //! - Truth is the blob files and a checksummed `journal`; the sled `index` is rebuilt from them at need
-//!   (`recover`).
+//!   (`rebuild`, `recover`).
 //! - `state` takes all decisions under one mutex; contents are hashed and copied outside it (`writer`,
 //!   `blobs`). `evict` and `pins` say what goes and what stays; `foreign` is all about other tools' entries.
 //!
@@ -22,6 +22,7 @@ mod layout;
 mod limits;
 mod pins;
 mod platform;
+mod rebuild;
 mod recover;
 mod state;
 mod store;

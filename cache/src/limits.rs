@@ -15,10 +15,13 @@ pub const MANIFESTS_PER_KEY_MAX: usize = 16;
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 20;
 /// Largest body of a journal entry, in bytes: the pins of the largest toolchain take 2 MiB.
 pub(crate) const ENTRY_BYTES_MAX: usize = 4 << 20;
+/// How long opening waits for another process that has the store open: one that was killed lets go of it some milliseconds
+/// after it is gone. A wrapper waits a second in all for the node it starts.
+pub(crate) const LOCK_WAIT: Duration = Duration::from_millis(250);
 /// Dead bytes a journal may always have, so that a small store is not cleaned all the time.
 pub(crate) const JOURNAL_SLACK_BYTES: u64 = 4 << 20;
-/// Memory sled may use for its pages, in bytes: the index of a store of 10 GiB fits.
-pub(crate) const INDEX_CACHE_BYTES: u64 = 32 << 20;
+/// Memory sled may use for its pages, in bytes. It takes several times as much for what belongs to them.
+pub(crate) const INDEX_CACHE_BYTES: u64 = 8 << 20;
 /// sled reclaims space slowly under churn; an index above this is rebuilt at the next open, in bytes.
 pub(crate) const INDEX_DISK_BYTES_MAX: u64 = 1 << 30;
 /// Uses gathered in memory before they are written in one batch.

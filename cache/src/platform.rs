@@ -1,6 +1,23 @@
-//! What differs between operating systems: permission bits, free space, file identity.
+//! What differs between operating systems: permission bits, free space, file identity, memory.
 
 pub(crate) use imp::*;
+pub(crate) use memory::give_back;
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+mod memory {
+    /// Gives memory that was freed back to the system. The allocator of glibc keeps what lies below something that is
+    /// still in use, which after a rebuild is most of it.
+    pub(crate) fn give_back() {
+        // SAFETY: no pointers; the allocator locks its arenas itself.
+        unsafe { nix::libc::malloc_trim(0) };
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+mod memory {
+    pub(crate) fn give_back() {}
+}
 
 #[cfg(unix)]
 mod imp {
@@ -48,6 +65,11 @@ mod imp {
     /// Makes names that were added to or removed from a directory durable.
     pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
+    }
+
+    /// Whether the disk itself failed, as opposed to a shortage that passes.
+    pub(crate) fn is_disk_error(error: &io::Error) -> bool {
+        error.raw_os_error() == Some(nix::libc::EIO)
     }
 
     /// Bytes an ordinary user can still write on this file system; `None` if it does not say.
@@ -98,6 +120,10 @@ mod imp {
 
     pub(crate) fn sync_dir(_path: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    pub(crate) fn is_disk_error(_error: &io::Error) -> bool {
+        false
     }
 
     pub(crate) fn free_bytes(_path: &Path) -> Option<u64> {

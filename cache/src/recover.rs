@@ -4,7 +4,7 @@
 //! the deletion made durable, before the database is started.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fs,
     io::{self, Write},
     path::Path,
@@ -16,17 +16,14 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::StoreError,
     evict::Eviction,
-    index::{Detail, Index, IndexError, Item, Kind, ManifestMeta, Meta},
-    journal::{Entry, Journal, Location},
+    index::{Detail, Index, IndexError, Kind, Meta},
+    journal::{Entry, Journal},
     layout::Layout,
-    limits::{Limits, MANIFESTS_PER_KEY_MAX},
+    limits::Limits,
     pins::{Pin, Pins},
     platform,
     state::State,
 };
-
-/// Items written to a new index at once: sled takes most memory for single ones and for large batches.
-const BATCH_ITEMS: usize = 128;
 
 /// Sums over the index, kept beside it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +74,7 @@ struct Clean {
     segments: BTreeMap<u64, u64>,
 }
 
-/// Opens a store whose directories are made and locked. If no index can be had, the store starts paused.
+/// Opens a store whose directories are made and locked. Without an index if that has to be rebuilt.
 ///
 /// # Errors
 /// When the journal's directory cannot be read.
@@ -91,6 +88,7 @@ pub(crate) fn open(layout: Layout, limits: Limits) -> io::Result<State> {
         generation: 0,
         totals: Totals::default(),
         tick: 0,
+        rebuild: None,
         touched: HashMap::new(),
         paused: None,
         checked: HashMap::new(),
@@ -105,11 +103,9 @@ pub(crate) fn open(layout: Layout, limits: Limits) -> io::Result<State> {
         tracing::warn!(%error, "the index is rebuilt");
         state.index = None;
     }
-    if state.index.is_none() {
-        // An error pauses the store: the node starts, and a later put tries again.
-        let _ = state.guard(rebuild);
+    if state.index.is_some() {
+        let _ = state.guard(State::settle);
     }
-    let _ = state.guard(State::settle);
     Ok(state)
 }
 
@@ -132,7 +128,9 @@ fn reopen(state: &mut State, clean: &Clean) -> Result<(), IndexError> {
 
 /// Closes in order, unless something fails; then the next open rebuilds.
 pub(crate) fn close(state: &mut State) {
-    if state.paused.is_some() {
+    state.take_in_rebuilt();
+    // What is not done by now is done at the next open.
+    if state.rebuild.take().is_some() || state.paused.is_some() {
         return;
     }
     let closed = state.write_touches().and_then(|()| {
@@ -179,177 +177,4 @@ fn take_clean_marker(state: &State) -> Option<Clean> {
     }
     let clean: Clean = postcard::from_bytes(body).ok()?;
     (clean.segments == *state.journal.segments()).then_some(clean)
-}
-
-/// Builds the index anew from blob files and journal, in a directory of its own.
-pub(crate) fn rebuild(state: &mut State) -> Result<(), StoreError> {
-    let root = state.layout.root().to_owned();
-    let mut found = Found::default();
-    found.list_blobs(&state.layout).map_err(StoreError::io("list the blobs in", &root))?;
-    let segments: Vec<u64> = state.journal.segments().keys().copied().collect();
-    for segment in segments {
-        let entries = state.journal.scan(segment).map_err(StoreError::io("read the journal in", &root))?;
-        for (at, entry) in entries {
-            found.apply(at, entry);
-        }
-    }
-    found.drop_incomplete();
-    let generation = next_generation(&state.layout).map_err(StoreError::io("list the indexes in", &root))?;
-    let index = Index::create(&state.layout.index(generation)).map_err(StoreError::index(&root))?;
-    let totals = found.fill(&index).map_err(StoreError::index(&root))?;
-    tracing::info!(blobs = totals.blobs, records = totals.records, "index rebuilt");
-    state.tick = state.tick.max(found.tick);
-    state.touched.clear();
-    state.checked.clear();
-    state.eviction = Eviction::default();
-    found.condemned.iter().for_each(|toolchain| state.eviction.condemn(toolchain));
-    state.pins = found.pins;
-    (state.index, state.generation, state.totals) = (Some(index), generation, totals);
-    Layout::empty(&state.layout.indexes(), &state.layout.index(generation));
-    Ok(())
-}
-
-fn next_generation(layout: &Layout) -> io::Result<u64> {
-    let mut next = 1;
-    for entry in fs::read_dir(layout.indexes())? {
-        let number = entry?.file_name().to_str().and_then(|n| u64::from_str_radix(n, 16).ok());
-        next = next.max(number.map_or(1, |n| n.saturating_add(1)));
-    }
-    Ok(next)
-}
-
-/// What the disk was found to hold. Takes some hundred bytes of memory per item, for the time of a rebuild.
-#[derive(Debug, Default)]
-struct Found {
-    items: HashMap<Item, Meta>,
-    /// The blobs each record needs.
-    needs: HashMap<Digest, Vec<Digest>>,
-    /// The blob each foreign entry is.
-    contents: HashMap<Digest, Digest>,
-    pins: Pins,
-    condemned: HashSet<Digest>,
-    tick: u64,
-}
-
-impl Found {
-    fn list_blobs(&mut self, layout: &Layout) -> io::Result<()> {
-        let empty = Digest::of(b"");
-        layout.for_each_blob(|digest, place, metadata| {
-            let path = layout.blob(&digest, place);
-            let meta = self.items.entry(Item::blob(&digest)).or_insert(Meta {
-                tick: 0,
-                toolchain: None,
-                detail: Detail::Blob { size: metadata.len(), places: 0 },
-            });
-            let Detail::Blob { size, places } = &mut meta.detail else { return };
-            // Of two places that differ one is torn; the digest judges the one that stays when it is read.
-            let torn = (metadata.len() == 0 && digest != empty) || metadata.len() != *size;
-            if torn && let Err(error) = fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot delete a torn blob");
-            }
-            *places |= if torn { 0 } else { place.bit() };
-        })?;
-        self.items.retain(|_, meta| meta.places().next().is_some());
-        Ok(())
-    }
-
-    fn apply(&mut self, at: Location, entry: Entry) {
-        match entry {
-            Entry::Record { key, toolchain, tick, blobs, .. } => {
-                for blob in &blobs {
-                    self.used(Item::blob(blob), tick, Some(toolchain));
-                }
-                self.used(Item::record(&key), tick, None);
-                let meta = Meta { tick, toolchain: Some(toolchain), detail: Detail::Record(at) };
-                self.items.insert(Item::record(&key), meta);
-                self.needs.insert(key, blobs);
-            }
-            Entry::Manifest { key, toolchain, tick, blob } => {
-                self.used(Item::blob(&blob), tick, Some(toolchain));
-                self.add_manifest(&key, toolchain, ManifestMeta { tick, blob, at });
-            }
-            Entry::Pin { owner, blobs } => {
-                self.condemned.remove(&owner);
-                self.pins.set(&owner, Pin { at, blobs });
-            }
-            Entry::Unpin { owner } => {
-                for blob in self.pins.remove(&owner).into_iter().flat_map(|pin| pin.blobs) {
-                    self.used(Item::blob(&blob), 0, Some(owner));
-                }
-                self.condemned.insert(owner);
-            }
-            Entry::Uses(uses) => {
-                for (item, tick) in uses {
-                    self.used(item, tick, None);
-                }
-            }
-            Entry::Foreign { key, tick, blob } => {
-                self.used(Item::blob(&blob), tick, None);
-                self.used(Item::foreign(&key), tick, None);
-                let meta = Meta { tick, toolchain: None, detail: Detail::Foreign(at) };
-                self.items.insert(Item::foreign(&key), meta);
-                self.contents.insert(key, blob);
-            }
-            Entry::DropForeign { key } => {
-                self.items.remove(&Item::foreign(&key));
-            }
-        }
-    }
-
-    fn add_manifest(&mut self, key: &Digest, toolchain: Digest, manifest: ManifestMeta) {
-        let item = Item::manifests(key);
-        self.used(item, manifest.tick, Some(toolchain));
-        let meta = self.items.entry(item).or_insert(Meta {
-            tick: manifest.tick,
-            toolchain: Some(toolchain),
-            detail: Detail::Manifests(Vec::new()),
-        });
-        let Detail::Manifests(list) = &mut meta.detail else { return };
-        list.retain(|m| m.blob != manifest.blob);
-        list.push(manifest);
-        list.sort_unstable_by_key(|m| std::cmp::Reverse(m.tick));
-        list.truncate(MANIFESTS_PER_KEY_MAX);
-    }
-
-    fn used(&mut self, item: Item, tick: u64, toolchain: Option<Digest>) {
-        self.tick = self.tick.max(tick);
-        if let Some(meta) = self.items.get_mut(&item) {
-            meta.tick = meta.tick.max(tick);
-            meta.toolchain = toolchain.or(meta.toolchain);
-        }
-    }
-
-    /// Forgets records, manifests and foreign entries whose blobs are not here.
-    fn drop_incomplete(&mut self) {
-        let blobs: HashSet<Digest> =
-            self.items.keys().filter(|i| i.kind == Kind::Blob).map(|i| i.digest).collect();
-        let (needs, contents) = (&self.needs, &self.contents);
-        self.items.retain(|item, meta| match &mut meta.detail {
-            Detail::Blob { .. } => true,
-            Detail::Record(_) => needs[&item.digest].iter().all(|b| blobs.contains(b)),
-            Detail::Manifests(list) => {
-                list.retain(|m| blobs.contains(&m.blob));
-                !list.is_empty()
-            }
-            Detail::Foreign(_) => blobs.contains(&contents[&item.digest]),
-        });
-    }
-
-    fn fill(&self, index: &Index) -> Result<Totals, IndexError> {
-        let mut totals = Totals::default();
-        for (owner, pin) in self.pins.iter() {
-            index.set_pins(owner, &pin.at)?;
-            totals.journal_live += u64::from(pin.at.len);
-        }
-        let mut items: Vec<_> = self.items.iter().map(|(item, meta)| (*item, meta)).collect();
-        items.sort_unstable_by_key(|(item, _)| *item);
-        for some in items.chunks(BATCH_ITEMS) {
-            index.set_all(some.iter().copied())?;
-            some.iter().for_each(|(item, meta)| totals.add(item.kind, meta));
-        }
-        for toolchain in &self.condemned {
-            index.condemn(toolchain)?;
-        }
-        Ok(totals)
-    }
 }

@@ -4,7 +4,7 @@
 //! as [`StoreError`]s and pause the store there ([`State::guard`]).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io,
     path::Path,
@@ -16,7 +16,7 @@ use barn_protocol::{Digest, identity::SignedBytes};
 use crate::{
     error::StoreError,
     evict::{Effort, Eviction},
-    index::{Detail, Index, IndexError, Item, Kind, ManifestMeta, Meta},
+    index::{Detail, Index, IndexError, Item, Kind, ManifestMeta, Meta, SEVERAL},
     journal::{self, Entry, Journal, Location},
     layout::{Layout, Place},
     limits::{
@@ -24,7 +24,8 @@ use crate::{
     },
     pins::{Pin, Pins},
     platform::{self, Stamp},
-    recover::{self, Totals},
+    rebuild::{Rebuild, Rebuilt},
+    recover::Totals,
 };
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -34,8 +35,10 @@ pub(crate) struct State {
     pub(crate) layout: Layout,
     pub(crate) limits: Limits,
     pub(crate) journal: Journal,
-    /// `None` after it failed; rebuilt when the store resumes.
+    /// `None` after it failed and while it is rebuilt.
     pub(crate) index: Option<Index>,
+    /// The rebuild of the index that is under way.
+    pub(crate) rebuild: Option<Rebuild>,
     /// Which of the index directories is in use.
     pub(crate) generation: u64,
     pub(crate) totals: Totals,
@@ -43,14 +46,22 @@ pub(crate) struct State {
     pub(crate) tick: u64,
     /// Uses not yet written to index and journal.
     pub(crate) touched: HashMap<Item, u64>,
-    /// Since when nothing is written.
-    pub(crate) paused: Option<Instant>,
+    /// Since when nothing is written, and why.
+    pub(crate) paused: Option<Pause>,
     /// Public files that were verified, as they looked then.
     pub(crate) checked: HashMap<(Digest, Place), Stamp>,
     pub(crate) pins: Pins,
     pub(crate) eviction: Eviction,
     pub(crate) evicted: u64,
     pub(crate) rotten: u64,
+}
+
+/// A time in which nothing is written.
+#[derive(Debug)]
+pub(crate) struct Pause {
+    pub(crate) since: Instant,
+    /// What failed, for a person.
+    pub(crate) why: String,
 }
 
 impl State {
@@ -72,15 +83,17 @@ impl State {
             self.index = None;
         }
         tracing::warn!(%error, source = ?std::error::Error::source(error), "the store pauses");
-        self.paused = Some(Instant::now());
+        let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+        let why = format!("{error}{}", source.unwrap_or_default());
+        self.paused = Some(Pause { since: Instant::now(), why });
     }
 
     /// Whether writing may be tried; a paused store resumes here.
     ///
     /// # Errors
-    /// `Paused`, `NoSpace`, or what kept the index from being rebuilt.
+    /// `Paused`, also while the index is rebuilt, which begins here; `NoSpace`.
     pub(crate) fn writable(&mut self) -> Result<()> {
-        if self.paused.is_some_and(|since| since.elapsed() < self.limits.retry_after) {
+        if self.paused.as_ref().is_some_and(|pause| pause.since.elapsed() < self.limits.retry_after) {
             return Err(StoreError::Paused);
         }
         let wanted = self.limits.free_bytes_min;
@@ -88,12 +101,40 @@ impl State {
             return Err(StoreError::NoSpace { path: self.layout.root().to_owned(), wanted });
         }
         if self.index.is_none() {
-            recover::rebuild(self)?;
+            self.begin_rebuild()?;
+            return Err(StoreError::Paused);
         }
         if self.paused.take().is_some() {
             tracing::info!(path = %self.layout.root().display(), "the store resumes");
         }
         Ok(())
+    }
+
+    /// Starts to rebuild the index, unless that is under way.
+    pub(crate) fn begin_rebuild(&mut self) -> Result<()> {
+        if self.rebuild.is_none() {
+            self.rebuild = Some(Rebuild::start(&self.layout, &self.journal)?);
+        }
+        Ok(())
+    }
+
+    /// Takes up the index of a rebuild that has ended. If it failed, the store pauses, and a later put tries again.
+    pub(crate) fn take_in_rebuilt(&mut self) {
+        if let Some(rebuild) = self.rebuild.take_if(|rebuild| rebuild.has_ended()) {
+            let _ = self.guard(|state| rebuild.finish().and_then(|rebuilt| state.take_in_index(rebuilt)));
+        }
+    }
+
+    fn take_in_index(&mut self, rebuilt: Rebuilt) -> Result<()> {
+        self.tick = self.tick.max(rebuilt.tick);
+        self.touched.clear();
+        self.checked.clear();
+        self.eviction = Eviction::default();
+        rebuilt.condemned.iter().for_each(|toolchain| self.eviction.condemn(toolchain));
+        (self.journal, self.pins, self.totals) = (rebuilt.journal, rebuilt.pins, rebuilt.totals);
+        (self.index, self.generation) = (Some(rebuilt.index), rebuilt.generation);
+        Layout::empty(&self.layout.indexes(), &self.layout.index(self.generation));
+        self.settle()
     }
 
     /// A blob that is there, as far as its size tells.
@@ -210,8 +251,7 @@ impl State {
         }
         let item = Item::record(key);
         for blob in blobs {
-            self.adopt(blob, toolchain)?;
-            self.touch(Item::blob(blob));
+            self.name_user(blob, toolchain)?;
         }
         let tick = self.touch(item);
         let entry = Entry::Record {
@@ -268,8 +308,7 @@ impl State {
     /// Adds a manifest, whose bytes are the blob, in front of the others of its key.
     pub(crate) fn put_manifest(&mut self, key: &Digest, toolchain: &Digest, blob: &Digest) -> Result<()> {
         let item = Item::manifests(key);
-        self.adopt(blob, toolchain)?;
-        self.touch(Item::blob(blob));
+        self.name_user(blob, toolchain)?;
         let tick = self.touch(item);
         let entry = Entry::Manifest { key: *key, toolchain: *toolchain, tick, blob: *blob };
         let at = self.append(&entry)?;
@@ -330,9 +369,18 @@ impl State {
         let Some(before) = self.pins.remove(owner) else { return Ok(()) };
         self.totals.journal_live -= u64::from(before.at.len);
         for blob in &before.blobs {
-            self.adopt(blob, owner)?;
+            self.adopt(blob, owner, |state, other| state.pins.of(other).is_some())?;
         }
         self.maintain_journal()
+    }
+
+    /// Installed toolchains pin nothing: what is theirs goes by use. Being pinned only tells them from removed ones.
+    pub(crate) fn name_installed(&mut self, toolchains: &HashSet<Digest>) -> Result<()> {
+        let bare = self.pins.iter().filter(|(_, pin)| pin.blobs.is_empty()).map(|(owner, _)| *owner);
+        let removed: Vec<Digest> = bare.filter(|owner| !toolchains.contains(owner)).collect();
+        removed.iter().try_for_each(|owner| self.unpin(owner))?;
+        let unknown: Vec<&Digest> = toolchains.iter().filter(|t| self.pins.of(t).is_none()).collect();
+        unknown.into_iter().try_for_each(|toolchain| self.pin(toolchain, &[]))
     }
 
     /// Notes a use; returns its tick.
@@ -446,15 +494,22 @@ impl State {
         }
     }
 
-    /// Makes `toolchain` the one a blob goes with.
-    fn adopt(&mut self, blob: &Digest, toolchain: &Digest) -> Result<()> {
+    /// Notes that a result of `toolchain` names a blob.
+    fn name_user(&mut self, blob: &Digest, toolchain: &Digest) -> Result<()> {
+        self.adopt(blob, toolchain, |state, other| !state.eviction.is_condemned(other))?;
+        self.touch(Item::blob(blob));
+        Ok(())
+    }
+
+    /// Makes a blob go with `toolchain`, or with nobody if another one has it that still `counts`.
+    fn adopt(&mut self, blob: &Digest, toolchain: &Digest, counts: fn(&Self, &Digest) -> bool) -> Result<()> {
         let item = Item::blob(blob);
-        match self.get(item)? {
-            Some(meta) if meta.toolchain != Some(*toolchain) => {
-                self.set(item, Meta { toolchain: Some(*toolchain), ..meta })
-            }
-            _ => Ok(()),
+        let Some(meta) = self.get(item)? else { return Ok(()) };
+        let whose = whose(meta.toolchain, *toolchain, |other| counts(self, other));
+        if meta.toolchain == Some(whose) {
+            return Ok(());
         }
+        self.set(item, Meta { toolchain: Some(whose), ..meta })
     }
 
     /// Forgets an item and deletes a blob's files.
@@ -521,6 +576,15 @@ impl State {
     pub(crate) fn append(&mut self, entry: &Entry) -> Result<Location> {
         let dir = self.journal.dir().to_owned();
         self.journal.append(entry).map_err(StoreError::io("write to the journal in", &dir))
+    }
+}
+
+/// Whose a blob is that was `before`'s and is now named by `next`.
+pub(crate) fn whose(before: Option<Digest>, next: Digest, counts: impl FnOnce(&Digest) -> bool) -> Digest {
+    match before {
+        Some(SEVERAL) => SEVERAL,
+        Some(other) if other != next && counts(&other) => SEVERAL,
+        _ => next,
     }
 }
 

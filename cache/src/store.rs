@@ -1,6 +1,7 @@
 //! The store as its users see it.
 
 use std::{
+    collections::HashSet,
     fmt,
     fs::{self, File, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
@@ -9,6 +10,8 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
 use barn_protocol::{
@@ -24,12 +27,17 @@ use crate::{
     index::{Detail, Item},
     journal::Location,
     layout::{Layout, Place},
-    limits::{Limits, MANIFEST_BYTES_MAX, RECORD_BLOBS_MAX, RECORD_BYTES_MAX, WHOLE_FILE_BYTES_MAX},
+    limits::{
+        LOCK_WAIT, Limits, MANIFEST_BYTES_MAX, RECORD_BLOBS_MAX, RECORD_BYTES_MAX, WHOLE_FILE_BYTES_MAX,
+    },
     platform, recover,
-    state::State,
+    state::{Pause, State},
     verified::Verified,
     writer::BlobWriter,
 };
+
+/// Between two looks whether a rebuild has ended, or whoever has the store has gone.
+const POLL: Duration = Duration::from_millis(2);
 
 /// Blobs, records and manifests in one directory. Cheap to clone; the last clone to go closes the store.
 ///
@@ -61,6 +69,17 @@ impl Store {
     /// When another process has it open, or its directories cannot be made. A disk that is full or fails later in
     /// opening gives a paused store instead.
     pub fn open(dir: &Path, limits: Limits) -> Result<Self, OpenError> {
+        let store = Self::open_soon(dir, limits)?;
+        store.wait();
+        Ok(store)
+    }
+
+    /// Like `open`, but returns at once also when the index must be rebuilt first: until then the store finds nothing and
+    /// takes nothing.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_soon(dir: &Path, limits: Limits) -> Result<Self, OpenError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Io { path, source }
@@ -74,13 +93,15 @@ impl Store {
             .truncate(false)
             .open(layout.lock())
             .map_err(io(&layout.lock()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(dir)),
-            Err(TryLockError::Error(error)) => return Err(io(&layout.lock())(error)),
+        if !take(&lock).map_err(io(&layout.lock()))? {
+            return Err(OpenError::Locked(dir));
         }
         layout.make_buckets().map_err(|(path, source)| OpenError::Io { path, source })?;
-        let state = recover::open(layout.clone(), limits).map_err(io(&dir))?;
+        let mut state = recover::open(layout.clone(), limits).map_err(io(&dir))?;
+        if state.index.is_none() {
+            // An error pauses the store: the node starts, and a later put tries again.
+            let _ = state.guard(State::begin_rebuild);
+        }
         let shared = Shared {
             layout,
             state: Mutex::new(state),
@@ -89,6 +110,33 @@ impl Store {
             _lock: lock,
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The store's directory.
+    pub fn path(&self) -> &Path {
+        self.layout().root()
+    }
+
+    /// Whether the index is being rebuilt.
+    pub fn is_rebuilding(&self) -> bool {
+        self.lock().rebuild.is_some()
+    }
+
+    /// Waits until no rebuild of the index is under way.
+    pub fn wait(&self) {
+        self.wait_at_most(Duration::MAX);
+    }
+
+    /// Waits so long; whether no rebuild of the index is under way now.
+    pub fn wait_at_most(&self, limit: Duration) -> bool {
+        let begun = Instant::now();
+        while self.is_rebuilding() {
+            if begun.elapsed() >= limit {
+                return false;
+            }
+            thread::sleep(POLL);
+        }
+        true
     }
 
     /// Stores bytes.
@@ -209,6 +257,15 @@ impl Store {
         self.change(|state| state.unpin(owner))
     }
 
+    /// Says which toolchains are installed on this machine. What was stored for one that was named here before and is not
+    /// any more is evicted before anything else. Toolchains with pins of their own are left alone.
+    ///
+    /// # Errors
+    /// When the store cannot write.
+    pub fn name_installed(&self, toolchains: &HashSet<Digest>) -> Result<(), StoreError> {
+        self.change(|state| state.name_installed(toolchains))
+    }
+
     /// Stores an action's signed record, as it was received; its blobs must have been stored before. The signature
     /// is the caller's to check.
     ///
@@ -287,14 +344,17 @@ impl Store {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(|poisoned| {
+        let mut state = self.shared.state.lock().unwrap_or_else(|poisoned| {
             // Some change was left half done. The index is what may be wrong, and it can be rebuilt.
             self.shared.state.clear_poison();
             let mut state = poisoned.into_inner();
             state.index = None;
-            state.paused.get_or_insert_with(std::time::Instant::now);
+            let why = || Pause { since: Instant::now(), why: "a change was left half done".to_owned() };
+            state.paused.get_or_insert_with(why);
             state
-        })
+        });
+        state.take_in_rebuilt();
+        state
     }
 
     pub(crate) fn layout(&self) -> &Layout {
@@ -397,6 +457,19 @@ impl Drop for Shared {
         match self.state.get_mut() {
             Ok(state) => recover::close(state),
             Err(_) => tracing::warn!("the store was not closed in order after a panic"),
+        }
+    }
+}
+
+/// Takes the lock unless somebody keeps it.
+fn take(lock: &File) -> io::Result<bool> {
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if Instant::now() >= end => return Ok(false),
+            Err(TryLockError::WouldBlock) => thread::sleep(POLL),
+            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
 }

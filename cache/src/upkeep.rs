@@ -1,5 +1,7 @@
 //! What people and timers ask of a store: figures, collection, emptying, checking.
 
+use std::ops::ControlFlow;
+
 use barn_protocol::Digest;
 
 use crate::{
@@ -40,8 +42,11 @@ pub struct Stat {
     pub evicted: u64,
     /// Blobs and entries found damaged since the store was opened.
     pub rotten: u64,
-    /// Whether it does not write at the moment.
-    pub paused: bool,
+    /// Why it does not write at the moment, if it does not.
+    pub paused: Option<String>,
+    /// Whether the index is being rebuilt: nothing is found and nothing is taken meanwhile, and the other figures are not
+    /// known.
+    pub rebuilding: bool,
 }
 
 /// What a collection removed.
@@ -91,33 +96,34 @@ impl Store {
             journal_bytes: state.journal.bytes(),
             evicted: state.evicted,
             rotten: state.rotten,
-            paused: state.paused.is_some(),
+            paused: state.paused.as_ref().map(|pause| pause.why.clone()),
+            rebuilding: state.rebuild.is_some(),
         }
     }
 
     /// Removes what removed toolchains left and what is over the limit, and cleans the journal. Works in slices:
     /// others get in between. Stops early if the disk fails, which pauses the store.
     pub fn gc(&self) -> GcReport {
+        self.gc_to(u64::MAX)
+    }
+
+    /// Like `gc`, down to `bytes` if that is less than the limit.
+    pub fn gc_to(&self, bytes: u64) -> GcReport {
         let swept = self.collect(State::sweep_condemned);
-        let evicted = self.collect(|state| state.evict(state.limits.bytes_max, Effort::SLICE));
+        let evicted = self.collect(|state| state.evict(bytes.min(state.limits.bytes_max), Effort::SLICE));
         self.clean_journal();
         GcReport { items: swept.items + evicted.items, bytes: swept.bytes + evicted.bytes }
     }
 
-    /// The part of [`Store::gc`] for a timer: a bounded number of slices, and one segment of the journal if that is
-    /// mostly dead. What is left over comes next time.
+    /// The part of [`Store::gc`] for a timer: a bounded number of slices while the store is over its limit, and one
+    /// segment of the journal if that is mostly dead. What is left over comes next time.
     pub fn tidy(&self) -> GcReport {
         let mut report = GcReport::default();
-        let mut add = |evicted: Evicted| {
-            report.items += evicted.items;
-            report.bytes += evicted.bytes;
-        };
-        let Ok((swept, _)) = self.change(State::sweep_condemned) else { return report };
-        add(swept);
         for _ in 0..TIDY_SLICES {
             let slice = self.change(|state| state.evict(state.limits.bytes_max, Effort::SLICE));
             let Ok((evicted, done)) = slice else { return report };
-            add(evicted);
+            report.items += evicted.items;
+            report.bytes += evicted.bytes;
             if done {
                 break;
             }
@@ -201,6 +207,7 @@ impl Store {
             if !known.is_some_and(|meta| meta.places().any(|p| p == place)) {
                 unknown.push((digest, place, metadata.len()));
             }
+            ControlFlow::Continue(())
         });
         if let Err(error) = listed {
             tracing::warn!(%error, "cannot list all blobs");

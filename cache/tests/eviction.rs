@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::{
+    collections::HashMap,
+    io::{Read, Seek, SeekFrom, Write},
+};
 
 use barn_cache::Store;
 use barn_protocol::Digest;
@@ -175,4 +178,78 @@ fn a_use_saves_even_what_was_already_chosen() {
     put(31);
     let there = [1, 2, 3, 4].map(|n| store.contains(&blob(n)));
     assert_eq!(there, [true, true, false, true]);
+}
+
+/// What two compilers made alike stays when one of them goes, whichever was the last to make it.
+#[test]
+fn what_several_compilers_made_stays_when_one_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path(), small(1 << 30)).unwrap();
+    let (gone, here) = (name("gone"), name("here"));
+    let alike = store.put_bytes(b"alike").unwrap().digest;
+    let own = store.put_bytes(b"of the other alone").unwrap().digest;
+    store.name_installed(&[gone].into()).unwrap();
+    store.put_record(&key("here"), &here, &signed("s"), &[alike]).unwrap();
+    store.put_record(&key("gone"), &gone, &signed("s"), &[alike, own]).unwrap();
+    for crash in [false, true] {
+        store.name_installed(&[gone, here].into()).unwrap();
+        store.name_installed(&[here].into()).unwrap();
+        if crash {
+            drop(store);
+            uncleanly(dir.path());
+            store = Store::open(dir.path(), small(1 << 30)).unwrap();
+        }
+        store.gc();
+        assert!(store.record(&key("here")).is_some(), "crash: {crash}");
+        assert!(store.record(&key("gone")).is_none() && !store.contains(&own), "crash: {crash}");
+        store.put_bytes(b"of the other alone").unwrap();
+        store.put_record(&key("gone"), &gone, &signed("s"), &[own, alike]).unwrap();
+    }
+    // Nor is it kept for the sake of one that goes later than the other.
+    let pinned = store.put_bytes(b"a part of both").unwrap().digest;
+    [gone, here].iter().for_each(|owner| store.pin(owner, &[pinned]).unwrap());
+    for owner in [gone, here] {
+        assert!(store.contains(&pinned));
+        store.unpin(&owner).unwrap();
+        store.gc();
+    }
+    assert!(!store.contains(&pinned));
+}
+
+/// Of compilers that were installed and are not any more, everything goes first; of those that are, nothing is kept
+/// longer for it; and one that comes back is like any other.
+#[test]
+fn what_belongs_to_compilers_no_longer_installed_goes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), small(1 << 30)).unwrap();
+    let (gone, here) = (name("gone"), name("here"));
+    let installed =
+        |toolchains: &[Digest]| store.name_installed(&toolchains.iter().copied().collect()).unwrap();
+    installed(&[gone, here]);
+    let mut digests = HashMap::new();
+    for n in 0..40 {
+        let toolchain = if n % 2 == 0 { here } else { gone };
+        let blob = store.put_bytes(&noise(n, 3000)).unwrap();
+        store.put_record(&key(&n.to_string()), &toolchain, &signed("s"), &[blob.digest]).unwrap();
+        digests.insert(n, blob.digest);
+    }
+    let kept = |store: &Store, parity: u32| {
+        (0..40).filter(|n| n % 2 == parity && store.record(&key(&n.to_string())).is_some()).count()
+    };
+    installed(&[here]);
+    installed(&[here, gone]);
+    assert_eq!(store.gc().items, 0, "it is back");
+    installed(&[here]);
+    // What is gone was used last.
+    assert_eq!((kept(&store, 0), kept(&store, 1)), (20, 20));
+    store.gc_to(store.stat().bytes * 6 / 10);
+    assert_eq!((kept(&store, 0), kept(&store, 1)), (20, 0));
+    // The same after a crash.
+    installed(&[]);
+    drop(store);
+    uncleanly(dir.path());
+    let store = Store::open(dir.path(), small(1 << 30)).unwrap();
+    store.gc();
+    assert_eq!(store.stat().records, 0);
+    assert!(digests.values().all(|digest| !store.contains(digest)));
 }

@@ -292,7 +292,7 @@ impl Run {
         }
         self.store = Some(Store::open(self.dir.path(), self.limits.clone()).unwrap());
         let after = self.store().stat();
-        assert!(!after.paused);
+        assert_eq!(after.paused, None);
         assert_eq!((after.blobs, after.pinned_bytes), (before.blobs, before.pinned_bytes));
         // After a crash, records that were evicted but not yet cleaned out of the journal come back: they are
         // still true, and counted.
@@ -307,7 +307,7 @@ impl Run {
     /// What must hold after every operation.
     fn invariants(&self) {
         let stat = self.store().stat();
-        assert!(!stat.paused);
+        assert_eq!(stat.paused, None);
         assert_eq!(stat.rotten, 0);
         assert!(stat.bytes <= stat.bytes_max.max(stat.pinned_bytes), "{stat:?}");
     }

@@ -86,7 +86,7 @@ fn eviction_races_readers() {
     });
     let stat = store.stat();
     assert!(stat.evicted > 0 && hits.into_inner() > 0, "both happened: {stat:?}");
-    assert_eq!((stat.rotten, stat.paused), (0, false));
+    assert_eq!((stat.rotten, &stat.paused), (0, &None));
     assert!(stat.bytes <= stat.bytes_max, "{stat:?}");
     let report = store.verify();
     assert_eq!((report.blobs_dropped, report.blobs_found), (0, 0), "index and disk agree");

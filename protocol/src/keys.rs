@@ -34,7 +34,7 @@ pub mod domain {
     /// A member's place among the owners of keys.
     pub const OFFICE_OWNER: &str = "barnraise office owner v1";
     /// Where an owner keeps an entry in its store.
-    pub const OWNED_ENTRY: &str = "barnraise owned entry v1";
+    pub const OWNED_ENTRY: &str = "barnraise owned entry v2";
     /// An entry that another tool keeps in the store.
     pub const FOREIGN_ENTRY: &str = "barnraise foreign entry v1";
     /// The checksum of an entry of the store's journal.

@@ -1,4 +1,4 @@
-//! The frames of the data plane, version 3.
+//! The frames of the data plane, version 4.
 //!
 //! A requester opens one bidirectional stream per request on the pooled QUIC connection and writes one
 //! [`Request`]. What follows depends on the request; the exchange is drawn in `docs/protocol.md`. A frame is a
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The data plane's protocol name in TLS (ALPN); a node of another version finds no common one.
-pub const DATA_ALPN: &[u8] = b"barn/3";
+pub const DATA_ALPN: &[u8] = b"barn/4";
 /// The join protocol's name in TLS.
 pub const JOIN_ALPN: &[u8] = b"barn-join/1";
 /// Set in a frame's length when its body is packed.

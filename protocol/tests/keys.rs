@@ -262,7 +262,10 @@ fn golden_manifest_keys() {
 fn golden_office_keys() {
     let check = |key: EntryKey, domain: &str, of: &Digest, expect: &str| {
         let mut bytes = Writer::default();
-        assert_eq!(*key.as_bytes(), bytes.fixed(of.as_bytes()).under(domain)[..16]);
+        let mut digest = bytes.fixed(of.as_bytes()).under(domain);
+        // The last bit tells manifests from records.
+        digest[15] = digest[15] & !1 | u8::from(domain.contains("manifest"));
+        assert_eq!(*key.as_bytes(), digest[..16]);
         assert_eq!(data_encoding::HEXLOWER.encode(key.as_bytes()), expect);
     };
     let zero = Digest::from_bytes([0; 32]);
@@ -278,7 +281,7 @@ fn golden_office_keys() {
         EntryKey::manifest(&key.0),
         "barnraise office manifest v1",
         &key.0,
-        "e6bd92ae88e940d1bba1c13772cec512",
+        "e6bd92ae88e940d1bba1c13772cec513",
     );
 }
 

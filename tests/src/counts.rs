@@ -25,6 +25,8 @@ pub struct Counts {
     pub misses: u64,
     /// Misses compiled here.
     pub ran: u64,
+    /// Misses that a worker compiled.
+    pub remote: u64,
     /// Misses that the compiler refused.
     pub failed: u64,
     /// Why compiles were not cached.
@@ -55,6 +57,7 @@ impl Counts {
             direct: number("/hits/direct"),
             misses: number("/misses"),
             ran: number("/compiles/local"),
+            remote: number("/compiles/remote"),
             failed: number("/compiles/failed"),
             reasons: map("/local_reasons"),
             fallbacks: map("/fallbacks"),
@@ -78,9 +81,26 @@ impl Counts {
             direct: self.direct - earlier.direct,
             misses: self.misses - earlier.misses,
             ran: self.ran - earlier.ran,
+            remote: self.remote - earlier.remote,
             failed: self.failed - earlier.failed,
             reasons: grown(&self.reasons, &earlier.reasons),
             fallbacks: grown(&self.fallbacks, &earlier.fallbacks),
+        }
+    }
+
+    /// What as many calls as this add, each of which adds these.
+    #[must_use]
+    fn times(&self, count: u64) -> Self {
+        Self {
+            total: self.total * count,
+            distributable: self.distributable * count,
+            hits: self.hits * count,
+            direct: self.direct * count,
+            misses: self.misses * count,
+            ran: self.ran * count,
+            remote: self.remote * count,
+            failed: self.failed * count,
+            ..self.clone()
         }
     }
 
@@ -88,24 +108,28 @@ impl Counts {
     pub fn is_settled(&self) -> bool {
         self.total == self.other + self.local + self.distributable + self.cache_only
             && self.distributable + self.cache_only == self.hits + self.misses
-            && self.misses == self.ran + self.failed
+            && self.misses == self.ran + self.remote + self.failed
     }
 }
 
-/// What is expected of the two calls of a case.
+/// What is expected of a case: what its node is to make of each call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// May run anywhere: compiled, then served from the store.
     Hit,
+    /// So many of these.
+    Hits(u64),
     /// As [`Expect::Hit`], after the compiler was asked what it includes.
     Asked,
     /// The same, and asked again the second time, since what was looked for in vain is not known.
     AskedTwice,
     /// Runs here only: compiled, then served from the store.
     CacheOnly,
-    /// May run anywhere, and the compiler refuses it both times.
+    /// May run anywhere, and the compiler refuses it each time.
     Failed,
-    /// Left to the compiler both times, for this reason.
+    /// So many of these, one after the other.
+    Failures(u64),
+    /// Left to the compiler each time, for this reason.
     Local(&'static str),
     /// No compile.
     Other,
@@ -113,29 +137,54 @@ pub enum Expect {
     Unasked,
 }
 
+/// Where compiles run that may run anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Where {
+    /// On the machine of the user, which has no others.
+    Here,
+    /// On a worker.
+    Afar,
+}
+
 impl Expect {
     /// What the node is to count for one call. `is_first`: nothing is known of it yet.
-    pub fn counts(self, is_first: bool) -> Counts {
-        let none = Counts::default();
-        let call = Counts { total: 1, ..none.clone() };
-        let kept = |call: Counts| {
-            if is_first {
-                Counts { misses: 1, ran: 1, ..call }
-            } else {
-                Counts { hits: 1, direct: 1, ..call }
-            }
-        };
+    pub fn counts(self, is_first: bool, place: Where) -> Counts {
+        let afar = place == Where::Afar;
+        let again = |expect: Self| expect.counts(is_first, place);
+        let call = Counts { total: 1, ..Counts::default() };
         let asked = |call: Counts| Counts { fallbacks: [("scan-unsupported".to_owned(), 1)].into(), ..call };
+        let distributable = Counts { distributable: 1, ..call.clone() };
         match self {
-            Self::Asked if is_first => asked(Self::Hit.counts(true)),
-            Self::Asked => Self::Hit.counts(false),
-            Self::AskedTwice => Counts { direct: 0, ..asked(Self::Hit.counts(is_first)) },
-            Self::Hit => kept(Counts { distributable: 1, ..call }),
-            Self::CacheOnly => kept(Counts { cache_only: 1, ..call }),
-            Self::Failed => Counts { distributable: 1, misses: 1, failed: 1, ..call },
+            Self::Asked if is_first => asked(again(Self::Hit)),
+            Self::Asked => again(Self::Hit),
+            Self::AskedTwice => Counts { direct: 0, ..asked(again(Self::Hit)) },
+            Self::Hit if !is_first => Counts { hits: 1, direct: 1, ..distributable },
+            Self::Hit if afar => Counts { misses: 1, remote: 1, ..distributable },
+            Self::Hit => Counts { misses: 1, ran: 1, ..distributable },
+            Self::CacheOnly if is_first => Counts { cache_only: 1, misses: 1, ran: 1, ..call },
+            Self::CacheOnly => Counts { cache_only: 1, hits: 1, direct: 1, ..call },
+            // The error of a worker is never shown, but seen again here.
+            Self::Failed if afar => {
+                let fallbacks = [("remote-error".to_owned(), 1)].into();
+                Counts { fallbacks, ..self.counts(is_first, Where::Here) }
+            }
+            Self::Failed => Counts { misses: 1, failed: 1, ..distributable },
+            Self::Hits(count) => again(Self::Hit).times(count),
+            // Where each is tried is left to the placement.
+            Self::Failures(count) => Self::Failed.counts(is_first, Where::Here).times(count),
             Self::Local(reason) => Counts { local: 1, reasons: [(reason.to_owned(), 1)].into(), ..call },
             Self::Other => Counts { other: 1, ..call },
-            Self::Unasked => none,
+            Self::Unasked => Counts::default(),
         }
+    }
+
+    /// Whether a worker may be asked.
+    pub fn may_travel(self) -> bool {
+        self.counts(true, Where::Here).distributable > 0
+    }
+
+    /// Whether the second call is another thing than the first.
+    pub fn is_kept(self) -> bool {
+        self.counts(true, Where::Here) != self.counts(false, Where::Here)
     }
 }

@@ -46,16 +46,26 @@ impl Desk {
     /// A desk whose node runs.
     pub fn new() -> Self {
         let desk = Self::without_node();
-        let started = desk.barn(&["start"]);
-        assert_eq!(started.status, 0, "the node did not start: {}", started.err());
+        desk.start();
         desk
+    }
+
+    /// Starts its node.
+    pub fn start(&self) {
+        let started = self.barn(&["start"]);
+        assert_eq!(started.status, 0, "the node did not start: {}", started.err());
     }
 
     /// A desk at which nothing runs.
     pub fn without_node() -> Self {
+        Self::below(&env::temp_dir())
+    }
+
+    /// The same in a new directory below this one.
+    pub fn below(place: &Path) -> Self {
         // Before anything runs that the measurement would take time from.
         pace();
-        let directory = tempfile::Builder::new().prefix("barn-desk-").tempdir().unwrap();
+        let directory = tempfile::Builder::new().prefix("barn-desk-").tempdir_in(place).unwrap();
         let root = directory.path().canonicalize().unwrap();
         for folder in ["bin", "masquerade", "nothing", "home", "work"] {
             fs::create_dir(root.join(folder)).unwrap();
@@ -79,6 +89,12 @@ impl Desk {
     /// The node's state directory.
     pub fn state(&self) -> PathBuf {
         self.root.join("state")
+    }
+
+    /// Writes the node's settings. It reads them when it starts.
+    pub fn configure(&self, settings: &str) {
+        fs::create_dir_all(self.state()).unwrap();
+        fs::write(self.state().join("barn.toml"), settings).unwrap();
     }
 
     /// Writes a file in the directory to build in, in place.
@@ -111,9 +127,14 @@ impl Desk {
     /// The command that runs a line of shell.
     pub fn command(&self, line: &str, with_barn: bool) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["-k", "5", &LINE_SECONDS_MAX.to_string(), "sh", "-c", line]);
+        command.args(Self::limited(line));
         self.furnish(&mut command, with_barn);
         command
+    }
+
+    /// What `timeout` is to be given to run a line of shell.
+    pub(crate) fn limited(line: &str) -> [String; 6] {
+        ["-k", "5", &LINE_SECONDS_MAX.to_string(), "sh", "-c", line].map(str::to_owned)
     }
 
     /// What `barn stats --json` prints.
@@ -176,18 +197,29 @@ impl Desk {
         assert!(sent.success());
     }
 
-    fn furnish<'a>(&self, command: &'a mut Command, with_barn: bool) -> &'a mut Command {
+    /// Kills the node and waits until it is gone. A node that died meanwhile, or was never there, is no matter.
+    pub fn kill_node(&self) {
+        let Some(pid) = self.node_pid() else { return };
+        // It may have ended by itself: then `kill` finds nobody.
+        let _ = Command::new("kill").args(["-KILL", &pid]).stderr(Stdio::null()).status().unwrap();
+        self.await_that("the node is gone", |desk| desk.node_pid().as_ref() != Some(&pid));
+    }
+
+    /// The variables that every line finds, and no others.
+    pub fn variables(&self, with_barn: bool) -> [(&'static str, PathBuf); 6] {
         let at = |path: &str| self.root.join(path);
-        command
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("HOME", at("home"))
-            .env("BARN_HOME", self.state())
-            .env("XDG_RUNTIME_DIR", at("run"))
-            .env("B", if with_barn { at("bin/barn") } else { PathBuf::new() })
-            .env("M", at(if with_barn { "masquerade" } else { "nothing" }))
-            .current_dir(at("work"))
-            .stdin(Stdio::null())
+        [
+            ("PATH", "/usr/bin:/bin".into()),
+            ("HOME", at("home")),
+            ("BARN_HOME", self.state()),
+            ("XDG_RUNTIME_DIR", at("run")),
+            ("B", if with_barn { at("bin/barn") } else { PathBuf::new() }),
+            ("M", at(if with_barn { "masquerade" } else { "nothing" })),
+        ]
+    }
+
+    fn furnish<'a>(&self, command: &'a mut Command, with_barn: bool) -> &'a mut Command {
+        command.env_clear().envs(self.variables(with_barn)).current_dir(self.at("")).stdin(Stdio::null())
     }
 }
 

@@ -54,11 +54,7 @@ impl Mesh {
     /// sight of each other; `None` where no office can be made.
     pub fn form(spec: OfficeSpec) -> Option<Self> {
         let mesh = Self::start(spec)?;
-        let (first, others) = mesh.hosts().split_first().expect("an office has hosts");
-        first.barn_text(["mesh", "init"]).unwrap();
-        others.iter().for_each(|host| join(first, host));
-        let all: Vec<&Host> = mesh.hosts().iter().collect();
-        mesh.await_sight(&all, SIGHT_MAX);
+        mesh.unite();
         Some(mesh)
     }
 
@@ -77,6 +73,15 @@ impl Mesh {
         pace();
         let office = office_or_skip(spec)?;
         Some(Self { office, _turn: turn })
+    }
+
+    /// Makes the nodes of all hosts members of the first one's mesh and waits until they are in sight of each other.
+    pub fn unite(&self) {
+        let (first, others) = self.hosts().split_first().expect("an office has hosts");
+        first.barn_text(["mesh", "init"]).unwrap();
+        others.iter().for_each(|host| join(first, host));
+        let all: Vec<&Host> = self.hosts().iter().collect();
+        self.await_sight(&all, SIGHT_MAX);
     }
 
     /// Waits until these hosts all see each other.
@@ -230,6 +235,15 @@ pub enum Through {
 #[derive(Debug, Clone)]
 pub struct Unit {
     words: Vec<String>,
+}
+
+impl Unit {
+    /// With one more flag.
+    #[must_use]
+    pub fn with(mut self, flag: &str) -> Self {
+        self.words.insert(1, flag.to_owned());
+        self
+    }
 }
 
 /// Sources on one host's disk, and the directory `out` beside them that every build writes to.

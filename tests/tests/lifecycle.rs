@@ -75,7 +75,7 @@ fn one_node_for_one_state_directory() {
     let second = desk.barn(&["node"]);
     assert_ne!(second.status, 0);
     let said = second.err();
-    assert!(said.contains("another node uses the store") && said.contains("hint: "), "{said}");
+    assert!(said.contains("another process uses the store") && said.contains("hint: "), "{said}");
     assert_eq!(desk.node_pid(), first, "the first one goes on");
     desk.barn(&["status", "--json"]).ok();
     // Nor does a hundred wrappers that come at once start more than one.

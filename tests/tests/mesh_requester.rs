@@ -9,7 +9,10 @@ use std::{
 
 use barn_testnet::{HostSpec, OfficeSpec, bin_dir_of_this_build};
 use barn_tests::{
-    office::{Mesh, Project, Through, Unit, assert_same, running_for_others, running_here, running_on},
+    office::{
+        Mesh, Project, Through, Unit, assert_same, count, report, running_for_others, running_here,
+        running_on,
+    },
     pace::patience,
 };
 use nix::{
@@ -31,6 +34,7 @@ fn a_requester_in_trouble_gets_a_local_build() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         an_interrupted_compile_ends_everywhere(&mesh, signal);
     }
+    what_was_edited_meanwhile_is_not_kept(&mesh);
     a_stopped_node_is_not_waited_for(&mesh);
     a_killed_node_leaves_its_wrappers_to_finish(&mesh);
     an_absent_node_costs_next_to_nothing(&mesh);
@@ -90,6 +94,32 @@ fn an_interrupted_compile_ends_everywhere(mesh: &Mesh, signal: Signal) {
     let ended = ended_within(mesh, &mut pair.here, Duration::from_secs(1) + SLACK);
     assert_eq!(ended.signal(), Some(signal as i32));
     assert!(pair.project.take_outputs().is_empty(), "something half done was left");
+}
+
+/// The source of each compile is edited while it runs, here and there, and is as before when they are through.
+fn what_was_edited_meanwhile_is_not_kept(mesh: &Mesh) {
+    let requester = &mesh[0];
+    let mut pair = Pair::begin(mesh, "edited", 2000);
+    let sources = [2000, 2001].map(|seed| pair.project.at(format!("burner{seed}.cc")));
+    let before = sources.each_ref().map(|path| fs::read(path).unwrap());
+    for (path, text) in sources.iter().zip(&before) {
+        fs::write(path, [text, &b"// more\n"[..]].concat()).unwrap();
+    }
+    assert!(pair.here.wait().unwrap().success() && pair.there.wait().unwrap().success());
+    pair.project.take_outputs();
+    for (path, text) in sources.iter().zip(&before) {
+        fs::write(path, text).unwrap();
+    }
+    let ran = pair.project.build(&pair.units, Through::Barn, 2);
+    let written = pair.project.take_outputs();
+    pair.project.assert_local(&pair.units, &ran, &written);
+    assert_eq!(count(requester, "/hits/local") + count(requester, "/hits/mesh"), 0, "{}", report(requester));
+    assert_eq!(count(requester, "/fallbacks/input-changed"), 2, "{}", report(requester));
+    // Undisturbed they are kept.
+    mesh.until(SLACK, "both are kept", || {
+        pair.project.build(&pair.units, Through::Barn, 2);
+        count(requester, "/hits/local") >= 2
+    });
 }
 
 fn a_stopped_node_is_not_waited_for(mesh: &Mesh) {

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use barn_tests::{Desk, Ran};
+use barn_tests::{Desk, Ran, snapshot};
 
 /// What the real wrapper of nix comes to: flags from beside it around the user's, and the unwrapped compiler by its path.
 const WRAPPER: &str = r#"#! /bin/bash
@@ -111,4 +111,26 @@ fn what_an_archive_stands_in_for_is_not_kept_when_it_ran_here() {
     assert!(doctor.contains("wrong toolchain  for clang: cannot open archive /none.tar.zst"), "{doctor}");
     desk.sh("$B clang -DANSWER=1 -c x.c && $B gcc -DANSWER=1 -c x.c && $B gcc -DANSWER=1 -c x.c").ok();
     assert_eq!((desk.stats()["local_reasons"]["stand-in"].as_u64(), desk.counts().hits), (Some(1), 1));
+}
+
+/// Streams, files and exit status of a script called rustc pass through, by prefix and by masquerade.
+#[test]
+fn a_script_called_rustc_is_left_alone() {
+    let desk = Desk::new();
+    let script = "#!/bin/sh\necho \"rustc $*\"; cat; echo warning >&2; touch libx.rlib; exit 3\n";
+    for line in [
+        "$B bin/rustc --crate-type lib x.rs",
+        "PATH=$M:$PWD/bin:$PATH; export PATH; rustc --crate-type lib x.rs",
+        "PATH=$PWD/bin:$PATH; export PATH; $B rustc - < x.rs",
+    ] {
+        let mut seen = Vec::new();
+        for with_barn in [false, true, true] {
+            desk.lay(&[("x.rs", "pub fn x() { let unused = 1; }\n"), ("bin/rustc", script)]);
+            let ran = if with_barn { desk.sh(line) } else { desk.plain(line) };
+            assert_eq!(ran.status, 3, "{line}: {}", ran.err());
+            seen.push((ran, snapshot(&desk.at(""))));
+        }
+        assert!(seen.iter().all(|each| *each == seen[0]), "{line}");
+    }
+    assert_eq!(desk.counts().local, 6);
 }

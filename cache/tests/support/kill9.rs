@@ -159,7 +159,7 @@ fn check(dir: &Path, plan: &Plan, next: u64, kill: u32) {
         }
     }
     let stat = store.stat();
-    assert_eq!((stat.rotten, stat.paused), (0, false), "after kill {kill}");
+    assert_eq!((stat.rotten, &stat.paused), (0, &None), "after kill {kill}");
     assert_eq!(fs::read_dir(dir.join("tmp-v1")).unwrap().count(), 0, "leftovers after kill {kill}");
     if kill.is_multiple_of(10) {
         let report = store.verify();

@@ -21,6 +21,7 @@ use crate::outputs;
 use crate::parse::{self, Parsed};
 use crate::reason::{Reason, ReasonKind};
 use crate::response::{self, Files, ResponseError};
+use crate::rustc::{self, RustCompile, RustQuestion};
 
 /// A command line and what it is run in.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,10 @@ pub enum Invocation {
     Distributable(Box<Compile>),
     /// A compile that may be cached, and run here only.
     CacheOnly(Box<Compile>, Reason),
+    /// A compile of a Rust crate, which may be cached, and runs here only.
+    Rust(Box<RustCompile>),
+    /// A question to the Rust compiler that only an upgrade answers differently.
+    RustQuestion(Box<RustQuestion>),
     /// A compile that runs here and is not cached.
     Local(Reason),
     /// No compile.
@@ -65,6 +70,8 @@ pub enum OtherKind {
     Link,
     /// Names no input.
     NoInput,
+    /// Writes documentation.
+    Document,
 }
 
 impl OtherKind {
@@ -75,6 +82,7 @@ impl OtherKind {
             OtherKind::Preprocess => "preprocess",
             OtherKind::Link => "link",
             OtherKind::NoInput => "no-input",
+            OtherKind::Document => "document",
         }
     }
 }
@@ -85,6 +93,9 @@ pub fn classify(request: &Request<'_>, files: &dyn Files) -> Invocation {
 }
 
 fn decide(request: &Request<'_>, files: &dyn Files) -> Result<Invocation, Reason> {
+    if request.family == Family::Rustc {
+        return rustc::classify(request, files);
+    }
     let driver = detect::guess(request.program_name).driver;
     if driver == Driver::Preprocessor {
         return Ok(Invocation::Other(OtherKind::Preprocess));
@@ -106,7 +117,7 @@ fn decide(request: &Request<'_>, files: &dyn Files) -> Result<Invocation, Reason
     if let Some(reason) = parsed.local.take() {
         return Err(reason);
     }
-    let mode = mode(&parsed)?;
+    let mode = mode(request.family, &parsed)?;
     let (source, language) = source(&parsed)?;
     let logical_cwd = logical_cwd(request);
     let cache_only = cache_only(&mut parsed, language, logical_cwd);
@@ -119,7 +130,6 @@ fn decide(request: &Request<'_>, files: &dyn Files) -> Result<Invocation, Reason
 
 fn check_compiler(request: &Request<'_>, driver: Driver) -> Result<(), Reason> {
     match (request.family, driver) {
-        (Family::Rustc, _) => Err(ReasonKind::Rustc.into()),
         (Family::Gcc | Family::Clang, Driver::Msvc) => {
             Err(Reason::new(ReasonKind::UnsupportedDriver, request.program_name))
         }
@@ -143,12 +153,14 @@ fn other(parsed: &Parsed) -> Option<OtherKind> {
     (!compiles).then_some(OtherKind::Link)
 }
 
-fn mode(parsed: &Parsed) -> Result<Mode, Reason> {
+fn mode(family: Family, parsed: &Parsed) -> Result<Mode, Reason> {
     if parsed.verbose {
         return Err(Reason::new(ReasonKind::Verbose, *b"-v"));
     }
     match (parsed.syntax, parsed.object, parsed.assembly) {
         (false, true, true) => Err(ReasonKind::ConflictingModes.into()),
+        // gcc gets ready to link: it looks for what links, which no toolchain carries, and calls a depfile `a-x.d`.
+        (true, false, false) if family == Family::Gcc => Err(ReasonKind::CompileAndLink.into()),
         (true, _, _) => Ok(Mode::Syntax),
         (false, true, false) => Ok(Mode::Object),
         (false, false, true) => Ok(Mode::Assembly),

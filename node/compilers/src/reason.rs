@@ -36,7 +36,6 @@ macro_rules! reasons {
 
 reasons! {
     UnknownCompiler "unknown-compiler" "this program is not a compiler barn knows"
-    Rustc "rustc" "rust compiles are not cached or distributed yet"
     UnsupportedDriver "unsupported-driver" "this driver takes another compiler's command line"
     UnknownFlag "unknown-flag" "barn does not know this flag, so it cannot tell which files the compile reads or writes"
     MalformedArguments "malformed-arguments" "the command line ends where a flag expects its value, or gives one a value it cannot have"
@@ -82,6 +81,14 @@ reasons! {
     CanonicalPrefix "canonical-prefix" "the compiler finds its files by the path it was called by"
     SanitizerList "sanitizer-list" "clang reads its own list of exceptions for this sanitizer"
     LogicalDirectory "logical-directory" "the working directory is known by a name that contains a symbolic link, and debug information records that name"
+    NoDependencyList "no-dependency-list" "rustc writes no dependency list here, so nobody would say what it read"
+    CrateOutputs "crate-outputs" "the outputs of this crate are not named by its name and type alone"
+    CrateSearch "crate-search" "a crate is to be searched by its name alone"
+    UnstableFlag "unstable-flag" "unstable flags change their meaning from one compiler to the next"
+    OtherSysroot "other-sysroot" "the compiler is told to use the libraries of another one"
+    Linker "linker" "the linker is not one whose files barn can tell"
+    LinkerArgument "linker-argument" "this argument may make the linker read a file that barn does not know of"
+    Terminal "terminal" "the compiler lays its messages out for the terminal itself"
     Environment "environment" "an environment variable changes what the compiler reads, writes or runs"
 }
 
@@ -137,6 +144,6 @@ mod tests {
     fn a_reason_is_one_line_whatever_it_concerns() {
         let shown = Reason::new(ReasonKind::UnknownFlag, *b"-fa\nb\xff").to_string();
         assert!(shown.ends_with("-fa\\nb\u{fffd}"), "{shown}");
-        assert_eq!(Reason::from(ReasonKind::Rustc).to_string(), ReasonKind::Rustc.sentence());
+        assert_eq!(Reason::from(ReasonKind::Specs).to_string(), ReasonKind::Specs.sentence());
     }
 }

@@ -79,7 +79,9 @@ fn is_subsequence(short: &[Vec<u8>], long: &[Vec<u8>]) -> bool {
 fn compile_of(invocation: Invocation) -> Option<Box<barn_compilers::Compile>> {
     match invocation {
         Invocation::Distributable(compile) | Invocation::CacheOnly(compile, _) => Some(compile),
-        Invocation::Local(_) | Invocation::Other(_) => None,
+        Invocation::Rust(_) | Invocation::RustQuestion(_) | Invocation::Local(_) | Invocation::Other(_) => {
+            None
+        }
     }
 }
 

@@ -148,7 +148,7 @@ fn outputs_are_where_they_are_said_to_be() {
             check_outputs(family, program, &format!("{flag} -S src/a.c -o out/x.y.s"));
         }
         for flag in ["", "-MD", "-MD -o out/foo.o", "-MMD -MF out/d"] {
-            check_outputs(family, program, &format!("{flag} -fsyntax-only src/a.c"));
+            check_outputs(family, program, &format!("{flag} -c -fsyntax-only src/a.c"));
         }
     }
 }
@@ -196,7 +196,7 @@ fn dependency_runs_list_every_header_and_write_nothing() {
     let lines = [
         "-c src/b.c -o out/b.o",
         "-O2 -g -gsplit-dwarf -fstack-usage --coverage -MD -MP -MF out/b.d -MT t -c src/b.c",
-        "-fsyntax-only -MMD src/b.c",
+        "-c -fsyntax-only -MMD src/b.c",
         "-Wp,-MD,out/b.d -Wp,-DX -c src/b.c",
         "-x c -std=gnu11 -c src/b.c -pipe -fdiagnostics-color=always",
     ];

@@ -39,6 +39,7 @@ fn verdict(invocation: &Invocation) -> String {
         Invocation::Distributable(_) => "ok".to_owned(),
         Invocation::CacheOnly(_, reason) => format!("cache {}", reason.kind.name()),
         Invocation::Local(reason) => format!("local {}", reason.kind.name()),
+        Invocation::Rust(_) | Invocation::RustQuestion(_) => "rust".to_owned(),
         Invocation::Other(kind) => format!("other {}", kind.name()),
     }
 }
@@ -82,7 +83,8 @@ fn ordinary_compiles() {
         ("gcc -c x.c -o x.o", "ok"),
         ("gcc -ox.o -c x.c", "ok"),
         ("gcc -S x.c", "ok"),
-        ("gcc -fsyntax-only x.c", "ok"),
+        ("gcc -c -fsyntax-only x.c", "ok"),
+        ("gcc -S -fsyntax-only x.c", "ok"),
         ("gcc -O2 -g -Wall -Wextra -Werror -std=gnu11 -fPIC -DNDEBUG -Iinc -isystem sys -c x.c", "ok"),
         ("g++ -c x.cc -std=c++20 -fno-exceptions -fvisibility=hidden -MD -MF x.d -MT x.o", "ok"),
         ("gcc -D X=1 -U Y -I inc -include pre.h -imacros m.h -c x.c", "ok"),
@@ -162,7 +164,7 @@ fn shapes_that_stay_local() {
         ("gcc -c x.c -o", "local malformed-arguments"),
         ("gcc -v -c x.c", "local verbose"),
         ("gcc -S -gsplit-dwarf x.c", "local extra-output-file"),
-        ("gcc -fsyntax-only -fstack-usage x.c", "local extra-output-file"),
+        ("gcc -c -fsyntax-only -fstack-usage x.c", "local extra-output-file"),
     ]);
 }
 
@@ -214,6 +216,7 @@ fn gcc_alone() {
     check(
         Family::Gcc,
         &[
+            ("gcc -fsyntax-only x.c -MD", "local compile-and-link"),
             ("gcc -c x.c --sysroot=/sdk", "ok"),
             ("gcc -c x.c -isysroot /sdk", "ok"),
             ("gcc -c x.c -fsanitize=address,undefined", "ok"),
@@ -239,6 +242,7 @@ fn clang_alone() {
     check(
         Family::Clang,
         &[
+            ("clang -fsyntax-only x.c -MD", "ok"),
             ("clang -c -- x.c", "ok"),
             ("clang -c x.c --serialize-diagnostics x.dia", "ok"),
             ("clang -c x.c -Xclang -fno-spell-checking", "ok"),
@@ -276,7 +280,7 @@ fn clang_alone() {
 
 #[test]
 fn other_families() {
-    check(Family::Rustc, &[("rustc x.rs", "local rustc")]);
+    check(Family::Rustc, &[("rustc x.rs", "local crate-outputs")]);
     check(Family::Cc, &[("cc -c x.c", "local unknown-compiler")]);
     check(Family::Unknown, &[("tcc -c x.c", "local unknown-compiler")]);
 }
@@ -307,10 +311,11 @@ fn outputs_are_named() {
     names(Family::Gcc, "gcc -c a.b.c", Some("a.b.o"), &[]);
     names(Family::Gcc, "gcc -x c -c dir/noext", Some("noext.o"), &[]);
     names(Family::Gcc, "gcc -S dir/x.c", Some("x.s"), &[]);
-    names(Family::Gcc, "gcc -fsyntax-only x.c -o x.o", None, &[]);
+    names(Family::Gcc, "gcc -c -fsyntax-only x.c -o x.o", None, &[]);
     names(Family::Gcc, "gcc -c x.c -o out/foo.c.o -MD", Some("out/foo.c.o"), &["out/foo.c.d"]);
     names(Family::Gcc, "gcc -c dir/x.c -MMD", Some("x.o"), &["x.d"]);
-    names(Family::Gcc, "gcc -fsyntax-only dir/x.c -MMD", None, &["x.d"]);
+    names(Family::Gcc, "gcc -c -fsyntax-only dir/x.c -MMD", None, &["x.d"]);
+    names(Family::Clang, "clang -fsyntax-only dir/x.c -MMD", None, &["x.d"]);
     names(Family::Gcc, "gcc -c x.c -o y.o -MD -MF deps/z", Some("y.o"), &["deps/z"]);
     names(Family::Gcc, "gcc -c x.c -o y.o -MF z.d", Some("y.o"), &[]);
     names(Family::Gcc, "gcc -c x.c -MD -MF /dev/null", Some("x.o"), &[]);

@@ -3,14 +3,17 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use serde::Deserialize;
 
+pub use crate::trust::Trust;
+
 /// The port a node tries first, for TCP (control) and UDP (data) alike.
 pub const PORT_DEFAULT: u16 = 7117;
-/// Size limit of the store unless set, in GiB: a few full builds of a large C++ project.
-pub const CACHE_GIB_DEFAULT: u64 = 20;
+/// Size limit of the store unless set: a few full builds of a large C++ project.
+pub const CACHE_SIZE_DEFAULT: Size = Size(20 << 30);
 
 /// The settings of one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -66,12 +69,61 @@ pub struct Worker {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cache {
-    /// Size limit in GiB.
-    pub size_gib: Option<u64>,
+    /// Size limit.
+    pub size: Option<Size>,
     /// What of the office's cache is used.
     pub share: Share,
-    /// Whose records are believed.
+    /// Whose results are believed.
     pub trust: Trust,
+}
+
+/// A number of bytes as people write it: `20G`, `1.5 GiB`, `500M`. With an `i` the units are powers of 1024, without one
+/// of 1000, as with ccache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Size(u64);
+
+impl Size {
+    /// In bytes.
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no size: write \"20G\", \"1.5 GiB\" or \"500M\"");
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let unit = unit.trim_start().to_ascii_lowercase();
+        let power = match unit.strip_suffix('b').unwrap_or(&unit) {
+            "" if number == 0.0 => 0,
+            "k" | "ki" => 1,
+            "m" | "mi" => 2,
+            "g" | "gi" => 3,
+            "t" | "ti" => 4,
+            _ => return Err(wrong()),
+        };
+        let base: f64 = if unit.contains('i') { 1024.0 } else { 1000.0 };
+        // Beyond 2^64 it is as good as no limit, and so is 2^64.
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the conversion saturates"
+        )]
+        Ok(Self((number * base.powi(power)) as u64))
+    }
 }
 
 /// What of the office's cache a machine uses. Whatever it is, the machine keeps what others give it to keep.
@@ -99,21 +151,6 @@ impl Share {
     pub fn writes(self) -> bool {
         matches!(self, Self::Both | Self::Write)
     }
-}
-
-/// Whose records of the office's cache are believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Trust {
-    /// This machine's alone.
-    Own,
-    /// Those of members that may execute, of what they compiled in the sandbox.
-    Workers,
-    /// Every member's.
-    #[default]
-    Members,
-    /// Those of members that may publish.
-    Publishers,
 }
 
 /// Section `[http_cache]`.
@@ -287,7 +324,7 @@ impl Config {
 
     /// The store's size limit in bytes.
     pub fn cache_bytes_max(&self) -> u64 {
-        self.cache.size_gib.unwrap_or(CACHE_GIB_DEFAULT) << 30
+        self.cache.size.unwrap_or(CACHE_SIZE_DEFAULT).bytes()
     }
 
     /// This machine's name in the mesh.
@@ -312,9 +349,47 @@ mod tests {
         assert_eq!(config.worker.adopt_toolchains, Some(false));
         let cache = Config::parse("[cache]\nshare = \"read\"\ntrust = \"publishers\"\n").unwrap().cache;
         assert_eq!((cache.share, cache.trust), (Share::Read, Trust::Publishers));
-        assert!(Config::parse("[cache]\ntrust = \"all\"\n").is_err());
+        let trust = |value: &str| Config::parse(&format!("[cache]\ntrust = {value}\n"));
+        let names = vec!["ci-1".to_owned(), "ci-2".to_owned()];
+        for (value, expect) in [
+            (r#"{ workers = ["ci-1", "ci-2"] }"#, Trust::Named(names.clone())),
+            (r#""workers:ci-1,ci-2""#, Trust::Named(names)),
+            ("{ agree = 3 }", Trust::Agree(3)),
+            (r#""workers""#, Trust::Workers),
+        ] {
+            assert_eq!(trust(value).unwrap().cache.trust, expect, "{value}");
+        }
+        for wrong in
+            [r#""all""#, "{ agree = 1 }", "{ workers = [] }", "{ agree = 2, workers = [\"a\"] }", "3"]
+        {
+            assert!(trust(wrong).unwrap_err().starts_with("line 2: "), "{wrong}");
+        }
         let error = Config::parse("\n\n[worker]\nslot = 3\n").unwrap_err();
         assert!(error.starts_with("line 4: unknown field `slot`"), "{error}");
+    }
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        let check = |text: &str, expected: Option<u64>| {
+            let found = Config::parse(&format!("[cache]\nsize = \"{text}\"\n"));
+            match (found, expected) {
+                (Ok(config), Some(bytes)) => assert_eq!(config.cache_bytes_max(), bytes, "{text}"),
+                (Err(error), None) => assert!(error.contains("is no size: write \"20G\""), "{error}"),
+                (found, _) => panic!("{text}: {found:?}"),
+            }
+        };
+        check("20G", Some(20_000_000_000));
+        check("20 GiB", Some(20 << 30));
+        check("1.5Gi", Some(3 << 29));
+        check("500M", Some(500_000_000));
+        check("64 kib", Some(64 << 10));
+        check("2TB", Some(2_000_000_000_000));
+        check("0", Some(0));
+        check("99999999999T", Some(u64::MAX));
+        for wrong in ["", "20", "G", "-1G", "1e3G", "20X", "2 0G", "1.2.3G", "20iG", "GB 20", "20 GiBi"] {
+            check(wrong, None);
+        }
+        assert_eq!(Config::default().cache_bytes_max(), 20 << 30);
     }
 
     #[test]
@@ -381,7 +456,7 @@ mod tests {
             "worker.memory_mib",
             "worker.sandbox_uid",
             "worker.adopt_toolchains",
-            "cache.size_gib",
+            "cache.size",
             "http_cache.listen",
             "cache.share",
             "cache.trust",

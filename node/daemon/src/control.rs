@@ -7,6 +7,7 @@ use barn_wrapper::messages::Control;
 use serde_json::{Value, json};
 
 use crate::{
+    housekeeping::Chore,
     node::{Node, cores},
     seeding::chain,
     toolchain::stand_in::{TakeError, take_in},
@@ -44,7 +45,7 @@ pub(crate) async fn answer(node: &Arc<Node>, control: Control) -> Result<Value, 
         "import" => import(node, body["archive"].as_str()).await,
         "warm" => warm(node, &body).await,
         "warming" => Ok(json!(node.warmer.progress())),
-        "cache" => cache(node, body["do"].as_str()).await,
+        "cache" => keep_house(node, body).await,
         other => {
             Err(format!("this node does not know `{other}`\nhint: restart it with `barn stop`, `barn start`"))
         }
@@ -203,45 +204,11 @@ async fn warm(node: &Node, body: &Value) -> Result<Value, String> {
     report.map(|report| json!(report)).map_err(|error| error.to_string())
 }
 
-async fn cache(node: &Arc<Node>, what: Option<&str>) -> Result<Value, String> {
-    let store = node.store.clone();
-    let what = what.unwrap_or("stat").to_owned();
-    let work = move || match what.as_str() {
-        "gc" => {
-            let report = store.gc();
-            json!({ "evicted": report.items, "bytes": report.bytes })
-        }
-        "clear" => {
-            store.clear();
-            json!({})
-        }
-        "verify" => {
-            let report = store.verify();
-            json!({
-                "blobs": report.blobs,
-                "bytes": report.bytes,
-                "blobs_dropped": report.blobs_dropped,
-                "records": report.records,
-                "records_dropped": report.records_dropped,
-                "foreign": report.foreign,
-                "foreign_dropped": report.foreign_dropped,
-            })
-        }
-        _ => {
-            let stat = store.stat();
-            json!({
-                "blobs": stat.blobs,
-                "records": stat.records,
-                "manifests": stat.manifests,
-                "foreign": stat.foreign,
-                "bytes": stat.bytes,
-                "bytes_max": stat.bytes_max,
-                "pinned_bytes": stat.pinned_bytes,
-                "evicted": stat.evicted,
-                "rotten": stat.rotten,
-                "paused": stat.paused,
-            })
-        }
-    };
+async fn keep_house(node: &Arc<Node>, body: Value) -> Result<Value, String> {
+    let chore: Chore = serde_json::from_value(body).map_err(|_| {
+        "this node does not know that\nhint: restart it with `barn stop`, `barn start`".to_owned()
+    })?;
+    let node = node.clone();
+    let work = move || chore.run(&node.store, &node.requester.toolchains);
     tokio::task::spawn_blocking(work).await.map_err(|_| "the store panicked".to_owned())
 }

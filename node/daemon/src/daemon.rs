@@ -4,12 +4,14 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use barn_cache::{Limits, Store};
 use barn_mesh::{Listen, Mesh, MeshConfig, MeshEvent, RosterCell};
+use barn_protocol::roster::Member;
 use tokio::sync::mpsc;
 
 use crate::{
     config::{Config, PORT_DEFAULT},
     enrol::Doorkeeper,
     history::History,
+    housekeeping,
     http_cache::Endpoint,
     node::{Life, Node, cores},
     offers::Offers,
@@ -28,6 +30,7 @@ use crate::{
     setup::Setup,
     stats::Stats,
     toolchain::{ToolchainIndex, locale::Locales, stand_in::StandIns},
+    trust::Policy,
     worker::{self, Shelf, Worker},
 };
 
@@ -40,6 +43,10 @@ const ADVERTISE_EVERY: Duration = Duration::from_secs(5);
 /// How often what is over a limit or too old is removed. Puts and actions do so as well; this is for quiet times.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 
+/// How long the start waits for a store that was not closed in order. A small one is ready by then; with a large one
+/// the node serves without it. Wrappers that wait for the node's socket give it a second.
+const REBUILD_WAIT: Duration = Duration::from_millis(300);
+
 /// A node that cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -47,7 +54,7 @@ pub enum NodeError {
     #[error(transparent)]
     Home(#[from] crate::home::HomeError),
     /// The store cannot be opened; most often another node has it.
-    #[error("cannot open the store\nhint: `barn status` tells whether a node runs here already")]
+    #[error("cannot open the store")]
     Store(#[from] barn_cache::OpenError),
     /// The mesh cannot be started.
     #[error("cannot join the network")]
@@ -108,7 +115,10 @@ async fn start(
 ) -> Result<(Arc<Node>, mpsc::Receiver<MeshEvent>), NodeError> {
     let identity = setup.home.identity()?;
     let limits = Limits::new(setup.config.cache_bytes_max());
-    let store = Store::open(&setup.home.cache_dir(), limits)?;
+    let store = Store::open_soon(&setup.home.cache_dir(), limits)?;
+    if !store.wait_at_most(REBUILD_WAIT) {
+        tracing::info!("the store's index is rebuilt; nothing is found in it until that is done");
+    }
     let sandbox = tokio::task::spawn_blocking({
         let config = setup.config.clone();
         move || crate::containment::set_up(&config)
@@ -142,7 +152,8 @@ async fn start(
         store: store.clone(),
         roster: roster.clone(),
         share: setup.config.cache.share,
-        trust: setup.config.cache.trust,
+        policy: Policy::of(setup.config.cache.trust.clone()),
+        backlog: setup.home.backlog_path(),
     });
     let requester = Arc::new(Requester {
         identity: identity.clone(),
@@ -153,6 +164,9 @@ async fn start(
         office: office.clone(),
         dispatch: Dispatch::start(cores),
         toolchains: index.clone(),
+        tools: Arc::default(),
+        closures: Arc::default(),
+        answers: Arc::default(),
         stand_ins: stand_ins.clone(),
         locales: Locales::default(),
         files: files.clone(),
@@ -167,9 +181,15 @@ async fn start(
         history: history.clone(),
     });
     let warmer = Warmer::new(requester.clone(), &setup.config);
-    let (home, archives) = (setup.home.clone(), store.clone());
-    // Compiles need not wait for either: they are local, and files are read, until it is done.
-    tokio::task::spawn_blocking(move || stand_ins.read(&home, &archives));
+    let (home, archives, recalled) = (setup.home.clone(), store.clone(), shelf.clone());
+    // Compiles need not wait for any of it: they are local, and files are read, until it is done.
+    tokio::task::spawn_blocking(move || {
+        if archives.is_rebuilding() {
+            archives.wait();
+            recalled.recall();
+        }
+        stand_ins.read(&home, &archives);
+    });
     let recalling = recollection.clone();
     tokio::task::spawn_blocking(move || recalling.recall());
     let http_cache = open_http_cache(&setup, &store).await;
@@ -252,7 +272,11 @@ async fn listen(node: &Arc<Node>, events: &mut mpsc::Receiver<MeshEvent>) {
                 node.office.peer_down(peer);
             }
             MeshEvent::Advert(peer, advert) => {
-                if node.member(&peer).is_some_and(|member| member.capabilities.execute) {
+                let policy = node.office.policy();
+                // What is not believed is not asked for either.
+                let is_worker =
+                    |member: &Member| member.capabilities.execute && policy.believes_worker(member);
+                if node.member(&peer).as_ref().is_some_and(is_worker) {
                     let machines = node.requester.stand_ins.machines();
                     node.requester.dispatch.worker(peer, &advert, &machines);
                 }
@@ -301,6 +325,7 @@ async fn keep_tidy(node: &Arc<Node>) {
         let node = node.clone();
         let turn = move || {
             node.worker.tidy();
+            housekeeping::name_toolchains(&node.store, &node.requester.toolchains);
             node.store.tidy()
         };
         match tokio::task::spawn_blocking(turn).await {

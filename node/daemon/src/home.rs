@@ -114,6 +114,11 @@ impl Home {
         self.dir.join("recollection")
     }
 
+    /// What this machine made while no other was there.
+    pub fn backlog_path(&self) -> PathBuf {
+        self.dir.join("backlog")
+    }
+
     /// The file with the token of the HTTP cache endpoint.
     pub fn http_cache_token_path(&self) -> PathBuf {
         self.dir.join("http-cache.token")

@@ -34,7 +34,7 @@ use tokio::{
 
 use crate::{
     node::Node,
-    requester::{Answer, Done, LocalRun},
+    requester::{Answer, Done, DoneOutput, LocalWork},
 };
 
 /// Connections at once: 200 requesters of a wild `-j` on several trees, and room to spare.
@@ -140,7 +140,7 @@ impl Session {
                 }
                 delivered
             }
-            Answer::Compile(run) => self.compile(*run).await,
+            Answer::Compile(run) => self.compile(run).await,
         }
     }
 
@@ -165,9 +165,13 @@ impl Session {
 
     /// Hands a result over and waits until the wrapper has written it.
     async fn deliver(&mut self, done: Done) -> io::Result<()> {
-        let files: Vec<BorrowedFd<'_>> = done.outputs.iter().map(|(_, _, file)| file.as_fd()).collect();
-        let outputs =
-            done.outputs.iter().map(|(path, size, _)| Output { path: path.clone(), size: *size }).collect();
+        let files: Vec<BorrowedFd<'_>> = done.outputs.iter().map(|output| output.file.as_fd()).collect();
+        let output = |output: &DoneOutput| Output {
+            path: output.target.name.clone(),
+            size: output.size,
+            manner: output.target.manner,
+        };
+        let outputs = done.outputs.iter().map(output).collect();
         let message = ToWrapper::Done(messages::Done {
             exit_code: 0,
             stdout: done.stdout,
@@ -182,7 +186,7 @@ impl Session {
     }
 
     /// Lets the wrapper compile, and takes in what it hands over.
-    async fn compile(mut self, run: LocalRun) -> io::Result<()> {
+    async fn compile(mut self, run: Box<dyn LocalWork>) -> io::Result<()> {
         if let Err(error) = self.send(&ToWrapper::Compile(run.order()), &[]).await {
             run.lost();
             return Err(error);

@@ -37,6 +37,8 @@ pub struct Counters {
     pub peers: BTreeMap<String, Traffic>,
     /// Searches for inputs by the include scanner.
     pub scans: Scans,
+    /// Look-ups in the office's cache.
+    pub lookups: Lookups,
 }
 
 /// Calls by what they turned out to be.
@@ -90,6 +92,16 @@ pub struct Scans {
     pub microseconds: u64,
     /// Scans that were left to the compiler's own dependency run, by reason, whether that succeeded or not.
     pub undecided: BTreeMap<String, u64>,
+}
+
+/// What the office's cache costs those whom it does not help.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lookups {
+    /// Compiles for which nobody had anything.
+    pub in_vain: u64,
+    /// How long compiles waited for answers that were of no use, in microseconds; waiting for what another was making included.
+    pub microseconds: u64,
 }
 
 /// Hits and misses of one language.
@@ -200,7 +212,8 @@ mod tests {
             "local_reasons": {}, "hits": {"local": 0, "mesh": 0, "direct": 0}, "misses": 0,
             "compiles": {"local": 0, "remote": 0, "failed": 0},
             "fallbacks": {}, "languages": {}, "peers": {},
-            "scans": {"count": 0, "microseconds": 0, "undecided": {}}
+            "scans": {"count": 0, "microseconds": 0, "undecided": {}},
+            "lookups": {"in_vain": 0, "microseconds": 0}
         });
         assert_eq!(json, expect);
     }

@@ -15,14 +15,16 @@ use barn_mesh::{
     stream::{read_blob, read_frame, write_frame},
 };
 use barn_node::{
-    config::{Share, Trust},
-    office_cache::{LookedUp, OfficeCache, Parts, Refused},
+    config::Share,
+    office_cache::{LookedUp, Mark, OfficeCache, Parts, Refused},
+    trust::{Policy, Trust},
     worker::read_request,
 };
 use barn_protocol::{
-    Action, ActionRecord, ActionResult, Digest, Entry as TreeEntry, NodeId, Tree,
+    Action, ActionKey, ActionRecord, ActionResult, Digest, Entry as TreeEntry, NodeId, Tree,
     action::{Blob, Output, OutputFile},
-    dht::{Answer, Entry},
+    dht::{Answer, Body, Entry, SharedManifest},
+    front::FrontCoded,
     identity::SignedBytes,
     limits::BLOB_BYTES_MAX,
     wire::{Bytes, OutputsReply, Request},
@@ -96,7 +98,8 @@ impl Node {
             store: store.clone(),
             roster: roster(),
             share: Share::Both,
-            trust,
+            policy: Policy::of(trust),
+            backlog: dir.join(format!("backlog-{seed}")),
         });
         tokio::spawn(serve(cache.clone(), events));
         Self { seed, cache, mesh, store }
@@ -117,7 +120,8 @@ impl Node {
     }
 
     async fn look_up(&self, action: &Action) -> LookedUp {
-        tokio::time::timeout(PATIENCE, self.cache.look_up(action, action.key())).await.expect("it is bounded")
+        let looked_up = self.cache.look_up(self.cache.policy(), action, action.key());
+        tokio::time::timeout(PATIENCE, looked_up).await.expect("it is bounded")
     }
 
     /// Looks up what is there. On a machine under load an owner may take longer than it is given.
@@ -200,7 +204,7 @@ async fn what_one_node_made_the_others_find() {
     assert_eq!(reply, OutputsReply::Absent);
 
     // Nobody here may publish.
-    assert!(matches!(three.find(&small).await, LookedUp::Refused(Refused::Untrusted, _)));
+    assert!(matches!(three.find(&small).await, LookedUp::Refused(Refused::Untrusted)));
     let mut took = Vec::new();
     for round in 0..51 {
         let new = action(&format!("new {round}"));
@@ -268,13 +272,14 @@ async fn a_liar_is_not_believed_and_a_silent_owner_not_waited_for() {
         let node = Node::start(dir.path(), 1, &[], Trust::Members).await;
         let (liar, events) = mesh(2, &[node.address()]).await;
         let body = Bytes(postcard::to_stdvec(&signed).unwrap());
-        let entry = Entry { toolchain: Digest::of(b"gcc"), body, inline: Vec::new() };
+        let bodies = vec![Body { signed: body, inline: Vec::new() }];
+        let entry = Entry { toolchain: Digest::of(b"gcc"), bodies };
         tokio::spawn(stranger_to_truth(events, entry, is_silent));
         linked(&node, 1).await;
         until("the liar has a link", || liar.peers().iter().any(|peer| peer.rtt.is_some())).await;
         let looked_up = if is_silent { node.look_up(&wanted).await } else { node.find(&wanted).await };
         match (looked_up, expect) {
-            (LookedUp::Refused(why, _), Some(expect)) => assert_eq!(why, expect),
+            (LookedUp::Refused(why), Some(expect)) => assert_eq!(why, expect),
             (LookedUp::Nothing(_), None) => {}
             (LookedUp::Found(_), expect) => panic!("found, not {expect:?}"),
             _ => panic!("not {expect:?}"),
@@ -294,4 +299,140 @@ async fn a_liar_is_not_believed_and_a_silent_owner_not_waited_for() {
     lacking.result.outputs.clear();
     check(lacking.sign(&liar), false, Some(Refused::OtherAction)).await;
     check(record(&wanted, b"object", liar.id()).sign(&liar), true, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_wants_two_to_agree_finds_what_two_have_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = Node::start(dir.path(), 1, &[], Trust::Members).await;
+    let two = Node::start(dir.path(), 2, &[one.address()], Trust::Agree(2)).await;
+    let three = Node::start(dir.path(), 3, &[one.address(), two.address()], Trust::Agree(2)).await;
+    for node in [&one, &two, &three] {
+        linked(node, 2).await;
+    }
+    let (same, other) = (action("same"), action("other"));
+    for (maker, made, object) in [(&one, &same, "object"), (&one, &other, "a"), (&two, &other, "b")] {
+        maker.make(made, object.as_bytes()).await;
+    }
+    let entries = || [&one, &two, &three].iter().map(|node| node.cache.entries()).sum::<usize>();
+    until("two owners keep each entry", || entries() == 4).await;
+    assert!(matches!(two.find(&same).await, LookedUp::Refused(Refused::TooFew)));
+    two.make(&same, b"object").await;
+    let mut looked_up = three.find(&same).await;
+    for _ in 0..200 {
+        if matches!(looked_up, LookedUp::Found(_)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        looked_up = three.find(&same).await;
+    }
+    let LookedUp::Found(found) = looked_up else { panic!("two have made it") };
+    assert_eq!(found.record.result.outputs[0].digest, Digest::of(b"object"));
+    assert!(matches!(three.find(&other).await, LookedUp::Refused(Refused::TooFew)), "they do not agree");
+
+    // Kept in its own store, it is believed there as long as the setting lets it.
+    let agreed = found.agreed.expect("several signed it");
+    let record = found.record.clone();
+    let cache = three.cache.clone();
+    tokio::task::spawn_blocking(move || cache.keep_agreed(record.key, agreed)).await.unwrap();
+    let check = |demand: &str, expect: bool| {
+        let policy = three.cache.policy().demanded(Some(demand.as_bytes())).unwrap();
+        assert_eq!(three.cache.believes_stored(&policy, &same, &found.record), expect, "{demand}");
+    };
+    check("", true);
+    check("agree:3", false);
+    check("publishers", false);
+    check("own", false);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_look_ups_the_one_that_goes_takes_nothing_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = Node::start(dir.path(), 1, &[], Trust::Members).await;
+    let two = Node::start(dir.path(), 2, &[one.address()], Trust::Members).await;
+    for node in [&one, &two] {
+        linked(node, 1).await;
+    }
+    // On a machine under load an owner may take longer than it is given; then both make it.
+    for round in 0..20 {
+        let wanted = action(&format!("wanted {round}"));
+        let LookedUp::Nothing(Some(mark)) = one.look_up(&wanted).await else { panic!("it is new") };
+        let second = tokio::time::timeout(Duration::from_millis(100), one.look_up(&wanted)).await;
+        assert!(second.is_err() || round > 0, "another compile of the machine waits for the first");
+        let (found, ()) = tokio::join!(two.look_up(&wanted), async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            one.make(&wanted, b"object").await;
+            drop::<Mark>(mark);
+        });
+        if matches!(found, LookedUp::Found(_)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    panic!("nobody waits for what another makes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_machine_made_alone_it_offers_when_others_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = Node::start(dir.path(), 1, &[], Trust::Members).await;
+    let alone: Vec<Action> = (0..40).map(|n| action(&format!("alone {n}"))).collect();
+    for made in &alone {
+        one.make(made, b"object").await;
+    }
+    assert_eq!(one.cache.entries(), 0);
+    let two = Node::start(dir.path(), 2, &[one.address()], Trust::Members).await;
+    for node in [&one, &two] {
+        linked(node, 1).await;
+    }
+    until("both owners have all", || one.cache.entries() == 40 && two.cache.entries() == 40).await;
+    let LookedUp::Found(found) = two.find(&alone[7]).await else { panic!("not found") };
+    assert_eq!(found.record.producer, id(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_source_includes_others_hear_of_from_whom_they_believe() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = Node::start(dir.path(), 1, &[], Trust::Members).await;
+    let two = Node::start(dir.path(), 2, &[one.address()], Trust::Members).await;
+    for node in [&one, &two] {
+        linked(node, 1).await;
+    }
+    let key = Digest::of(b"source");
+    let seen = |action: &str| SharedManifest {
+        key,
+        action: key_of(action),
+        present: FrontCoded::of([&b"/w/x.c"[..]]),
+        absent: FrontCoded::default(),
+        passed_over: FrontCoded::default(),
+        producer: id(1),
+    };
+    for action in ["before", "after"] {
+        one.cache.saw(&key, Digest::of(b"gcc"), &seen(action).sign(&identity(1)));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let ask = async |demand: &str| {
+        let policy = two.cache.policy().demanded(Some(demand.as_bytes())).unwrap();
+        let mut heard = Vec::new();
+        for _ in 0..50 {
+            // Two nodes own every key, so it is here, or the other has it.
+            heard = two.cache.own_manifests(&policy, key).await;
+            if heard.is_empty() {
+                heard = two.cache.ask_manifests(&policy, key).await.map_or_else(Vec::new, |asked| asked.0);
+            }
+            if heard.len() == 2 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(if demand.is_empty() { 200 } else { 1 })).await;
+        }
+        heard
+    };
+    assert_eq!(ask("").await, [seen("after"), seen("before")], "the newest first");
+    for stricter in ["own", "workers", "publishers", "agree:2", "workers:nobody"] {
+        assert_eq!(ask(stricter).await, [], "{stricter}");
+    }
+}
+
+fn key_of(action: &str) -> ActionKey {
+    ActionKey(Digest::of(action.as_bytes()))
 }

@@ -21,6 +21,7 @@ pub(crate) fn parse(contents: &[u8]) -> Body {
         passed: 0,
         code: Code::default(),
         endless_raw_strings: 0,
+        separated: 0,
     };
     parser.run();
     let mut body = parser.finish();
@@ -70,9 +71,16 @@ fn has_telling_trigraphs(contents: &[u8]) -> bool {
 
 /// Line comments that mean something else where there are none: what begins a comment in them would.
 fn has_telling_line_comments(contents: &[u8]) -> bool {
+    let mut passed = 0;
     memmem::find_iter(contents, b"//").any(|at| {
+        // The first one of a line reaches as far as all others.
+        if at < passed {
+            return false;
+        }
         let line = &contents[at + 1..];
-        memmem::find(&line[..memchr(b'\n', line).unwrap_or(line.len())], b"/*").is_some()
+        let line = &line[..memchr(b'\n', line).unwrap_or(line.len())];
+        passed = at + 1 + line.len();
+        memmem::find(line, b"/*").is_some()
     })
 }
 
@@ -97,6 +105,8 @@ struct Parser<'a, 's> {
     passed: usize,
     code: Code,
     endless_raw_strings: u32,
+    /// The end of the last line in which a digit separator was.
+    separated: usize,
 }
 
 /// After so many raw strings without an end, the text is taken to know none: each costs a search of the rest.
@@ -204,13 +214,22 @@ impl<'a> Parser<'a, '_> {
         let length = near.iter().rev().take_while(number).count();
         let in_number = length > 0 && text[self.lexer.at - length].is_ascii_digit();
         if in_number && text.get(self.lexer.at + 1).is_some_and(|&next| continues_name(next)) {
-            let line = self.lexer.rest();
-            let line = &line[..memchr(b'\n', line).unwrap_or(line.len())];
-            self.odd().separators |= memmem::find(line, b"/*").is_some();
+            self.separator();
             self.lexer.at += 1;
         } else {
             self.lexer.literal();
         }
+    }
+
+    /// The first one of a line reaches as far as all others.
+    fn separator(&mut self) {
+        if self.lexer.at < self.separated {
+            return;
+        }
+        let line = self.lexer.rest();
+        let line = &line[..memchr(b'\n', line).unwrap_or(line.len())];
+        self.separated = self.lexer.at + line.len();
+        self.odd().separators |= memmem::find(line, b"/*").is_some();
     }
 
     fn name(&mut self) {
@@ -518,4 +537,48 @@ fn is_balanced(lines: &[Line]) -> bool {
         }
     }
     elses.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Squared, these would take minutes.
+    #[test]
+    fn hostile_text_takes_linear_time() {
+        for unit in [
+            "//",
+            "// ",
+            "1'1 ",
+            "1'",
+            "R\"x(",
+            "\"\" /**/ ",
+            "/*",
+            "??/",
+            "\\\n",
+            "\r",
+            "_Pragma(",
+            "(once",
+            "#if 1\n",
+            "#define a a\n",
+            "__has_include(",
+            "'",
+            "\"push_macro",
+        ] {
+            let _ = parse(unit.repeat(300_000).as_bytes());
+        }
+    }
+
+    #[test]
+    fn comments_in_the_rest_of_a_line() {
+        let odd = |text: &str| {
+            let odd = parse(text.as_bytes()).odd;
+            (odd.line_comments, odd.separators)
+        };
+        assert_eq!(odd("// a // b\n/* c */ int x = 1'0; // d\n"), (false, false));
+        assert_eq!(odd("// a // b /* c\n"), (true, false));
+        assert_eq!(odd("// a\n// b // /* c\n"), (true, false));
+        assert_eq!(odd("int x = 1'0 + 2'0; /* a */\n"), (false, true));
+        assert_eq!(odd("int x = 1'0;\nint y = 1'0; /* a */\n"), (false, true));
+    }
 }

@@ -12,6 +12,8 @@ pub const BARN_CONFIG: &str = "BARN_CONFIG";
 pub const BARN_DISABLE: &str = "BARN_DISABLE";
 /// `1`: the wrapper never starts a node; it uses one that runs.
 pub const BARN_NO_START: &str = "BARN_NO_START";
+/// Whose results this build takes, beside what the node's own setting asks for: a value of `cache.trust`.
+pub const BARN_TRUST: &str = "BARN_TRUST";
 /// What the node logs, in the filter syntax of `tracing` (`info`, `barn_node=debug`).
 pub const BARN_LOG: &str = "BARN_LOG";
 /// The name under which a machine that may publish records what a build needs, such as a commit id.
@@ -65,6 +67,13 @@ pub const ALL: &[Variable] = &[
         name: BARN_NO_START,
         values: "1",
         meaning: "the wrapper uses a running node but never starts one",
+    },
+    Variable {
+        name: BARN_TRUST,
+        values: "a policy",
+        meaning: "whose results this build takes, beside what `cache.trust` asks for: `own`, `workers`, `members`, \
+                  `publishers`, `workers:NAME,NAME`, `agree:N`. It can only make it stricter; what is not understood \
+                  counts as `own`",
     },
     Variable { name: BARN_LOG, values: "tracing filter", meaning: "what the node logs, such as `info`" },
     Variable {

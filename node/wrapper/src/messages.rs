@@ -37,7 +37,7 @@ use std::fmt;
 use wire::{Fields, Frame, at_most, open};
 
 /// Version of the frames. Raise it with any change to them.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest frame, in bytes after its length field. An environment and argv of the kernel's default limit (2 MiB
 /// together) fit; what is longer runs locally.
 pub const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -98,6 +98,8 @@ pub struct Request {
     pub env: Vec<(Vec<u8>, Vec<u8>)>,
     /// The caller's umask.
     pub umask: u32,
+    /// Whether standard input is `/dev/null`, so that nothing comes from it.
+    pub stdin_is_null: bool,
     /// Whether standard output is a terminal.
     pub stdout_is_terminal: bool,
     /// Whether standard error is a terminal (the compiler would colour its messages).
@@ -180,6 +182,20 @@ pub struct Output {
     pub path: Vec<u8>,
     /// Size in bytes; a descriptor with more or less behind it is an error.
     pub size: u64,
+    /// How the compiler would write it.
+    pub manner: Manner,
+}
+
+/// How a compiler writes a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Manner {
+    /// Into the file that is there, if one is.
+    #[default]
+    InPlace,
+    /// As a new file that takes the name from any other.
+    Anew,
+    /// The same, as a program: what a linker makes.
+    Program,
 }
 
 /// A verb of the command line for the running node.
@@ -420,6 +436,7 @@ fn encode_request(request: &Request) -> Result<Vec<u8>, EncodeError> {
         frame.bytes(value);
     });
     frame.u32(request.umask);
+    frame.flag(request.stdin_is_null);
     frame.flag(request.stdout_is_terminal);
     frame.flag(request.stderr_is_terminal);
     frame.finish()
@@ -432,6 +449,7 @@ fn decode_request(fields: &mut Fields<'_>) -> Result<Request, DecodeError> {
         cwd: fields.bytes()?,
         env: fields.list(|fields| Ok((fields.bytes()?, fields.bytes()?)))?,
         umask: fields.u32()?,
+        stdin_is_null: fields.flag()?,
         stdout_is_terminal: fields.flag()?,
         stderr_is_terminal: fields.flag()?,
     })
@@ -508,14 +526,30 @@ fn encode_done(done: &Done) -> Result<Vec<u8>, EncodeError> {
     frame.list(&done.outputs, |frame, output| {
         frame.bytes(&output.path);
         frame.u64(output.size);
+        frame.u8(match output.manner {
+            Manner::InPlace => 0,
+            Manner::Anew => 1,
+            Manner::Program => 2,
+        });
     });
     frame.finish()
 }
 
 fn decode_done(fields: &mut Fields<'_>) -> Result<Done, DecodeError> {
     let (exit_code, stdout, stderr) = (fields.i32()?, fields.bytes()?, fields.bytes()?);
-    let outputs = fields.outputs(|fields| Ok(Output { path: fields.bytes()?, size: fields.u64()? }))?;
+    let outputs = fields.outputs(|fields| {
+        Ok(Output { path: fields.bytes()?, size: fields.u64()?, manner: decode_manner(fields)? })
+    })?;
     Ok(Done { exit_code, stdout, stderr, outputs })
+}
+
+fn decode_manner(fields: &mut Fields<'_>) -> Result<Manner, DecodeError> {
+    match fields.u8()? {
+        0 => Ok(Manner::InPlace),
+        1 => Ok(Manner::Anew),
+        2 => Ok(Manner::Program),
+        _ => Err(DecodeError::Value("manner")),
+    }
 }
 
 fn encode_control(control: &Control) -> Result<Vec<u8>, EncodeError> {

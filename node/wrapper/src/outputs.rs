@@ -3,7 +3,8 @@
 //! Each output is first written to a temporary file in its own directory, with the mode that the umask gives; only
 //! when all are whole are they renamed to their names. A target that is not what the compiler would simply replace
 //! (a symlink, a device, a file of another owner or mode or with a second name) is an error: what a compiler does to
-//! those differs from one compiler and one output to the next, so the caller lets the compiler itself do it.
+//! those differs from one compiler and one output to the next, so the caller lets the compiler itself do it. Second names
+//! and modes do not matter where the compiler is known to write a new file.
 
 use std::{
     ffi::OsStr,
@@ -19,7 +20,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{messages::Output, platform};
+use crate::{
+    messages::{Manner, Output},
+    platform,
+};
 
 /// Bytes copied at once where the kernel cannot copy by itself.
 const COPY_BYTES: usize = 128 << 10;
@@ -56,9 +60,10 @@ impl Staged {
         if existing.as_ref().is_some_and(|existing| !existing.is_file()) {
             return Err(io::Error::other("the target is no regular file"));
         }
-        let (temporary, file) = create_beside(target, index)?;
+        let mode = if output.manner == Manner::Program { 0o777 } else { 0o666 };
+        let (temporary, file) = create_beside(target, index, mode)?;
         let staged = Self { temporary, target: target.to_owned() };
-        if let Some(existing) = existing {
+        if let Some(existing) = existing.filter(|_| output.manner == Manner::InPlace) {
             check_replaceable(&existing, &file.metadata()?)?;
         }
         fill(&file, source, output.size)?;
@@ -92,11 +97,11 @@ fn check_replaceable(existing: &Metadata, new: &Metadata) -> io::Result<()> {
     }
 }
 
-fn create_beside(target: &Path, index: usize) -> io::Result<(PathBuf, File)> {
+fn create_beside(target: &Path, index: usize, mode: u32) -> io::Result<(PathBuf, File)> {
     let process = std::process::id();
     for attempt in (index..).step_by(crate::messages::OUTPUTS_MAX).take(NAMES_MAX) {
         let path = target.with_file_name(format!(".barn-{process}-{attempt}.tmp"));
-        match OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path) {
+        match OpenOptions::new().write(true).create_new(true).mode(mode).open(&path) {
             Ok(file) => return Ok((path, file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -168,7 +173,8 @@ mod tests {
             let mut source = tempfile::tempfile().unwrap();
             source.write_all(content).unwrap();
             sources.push(OwnedFd::from(source));
-            wanted.push(Output { path: root.join(path).into_os_string().into_encoded_bytes(), size: *size });
+            let path = root.join(path).into_os_string().into_encoded_bytes();
+            wanted.push(Output { path, size: *size, manner: Manner::InPlace });
         }
         let result = place(&wanted, sources);
         expect(result, root);
@@ -248,16 +254,32 @@ mod tests {
                 assert_ne!(fs::read(root.join("x.o")).unwrap_or_default(), b"new");
             });
         }
-        let null = Output { path: b"/dev/null".to_vec(), size: 0 };
+        let null = Output { path: b"/dev/null".to_vec(), size: 0, manner: Manner::InPlace };
         place(&[null], vec![tempfile::tempfile().unwrap().into()]).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_written_anew_takes_the_name_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("x.rlib"), "old").unwrap();
+        fs::set_permissions(at("x.rlib"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::hard_link(at("x.rlib"), at("other")).unwrap();
+        for (manner, is_executable) in [(Manner::Anew, false), (Manner::Program, true)] {
+            let output = Output { path: at("x.rlib").into_os_string().into_encoded_bytes(), size: 0, manner };
+            place(&[output], vec![tempfile::tempfile().unwrap().into()]).unwrap();
+            let mode = fs::metadata(at("x.rlib")).unwrap().mode();
+            assert_eq!((fs::read(at("x.rlib")).unwrap(), mode & 0o100 != 0), (Vec::new(), is_executable));
+            assert_eq!(fs::read(at("other")).unwrap(), b"old");
+        }
     }
 
     #[test]
     fn a_name_left_by_a_killed_wrapper_is_passed_over() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("x.o");
-        let (first, _) = create_beside(&target, 3).unwrap();
-        let (second, _) = create_beside(&target, 3).unwrap();
+        let (first, _) = create_beside(&target, 3, 0o666).unwrap();
+        let (second, _) = create_beside(&target, 3, 0o666).unwrap();
         assert_ne!(first, second);
     }
 }

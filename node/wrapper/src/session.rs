@@ -124,6 +124,7 @@ fn request_of(compiler: &Compiler) -> Option<Request> {
         cwd: env::current_dir().ok()?.into_os_string().into_vec(),
         env: env.filter_map(split_variable).collect(),
         umask: platform::umask(),
+        stdin_is_null: platform::is_null(io::stdin().as_fd()),
         stdout_is_terminal: io::stdout().is_terminal(),
         stderr_is_terminal: io::stderr().is_terminal(),
     })

@@ -20,9 +20,11 @@ pub const PUT_WAIT_MAX: Duration = Duration::from_millis(20);
 pub const KEYS_MAX: usize = 64;
 /// Bytes of entries in one message, beyond which it goes at once.
 pub const PUT_BYTES_MAX: usize = 256 << 10;
-/// Largest body of an entry that is shared, in bytes. Records have some 300, manifests of large units 60,000.
+/// Largest signed part of an entry that is shared, in bytes. Records have some 300, manifests of large units 10,000.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
-/// Small outputs of one entry together, in bytes: messages, dependency files, the smallest objects.
+/// What members signed under one key. More would let whoever asks for one record be sent many.
+pub const BODIES_MAX: usize = 4;
+/// Small outputs of one record together, in bytes: messages, dependency files, the smallest objects.
 pub const INLINE_BYTES_MAX: usize = 8 << 10;
 /// Members that are noted to have what an entry names.
 pub const HOLDERS_MAX: usize = 4;
@@ -44,7 +46,7 @@ pub const IMPATIENT_FOR: Duration = Duration::from_secs(60);
 /// What a node hands over to new owners in the background, in bytes a second.
 pub const HAND_BYTES_PER_S: u64 = 8 << 10;
 /// What all members together may hand to one new owner, in bytes a second; each takes its share of it.
-pub const HANDED_BYTES_PER_S: u64 = 12 << 10;
+pub const HANDED_BYTES_PER_S: u64 = 8 << 10;
 /// Keys handed over in one message.
 pub const HAND_KEYS_MAX: usize = 32;
 /// Keys waiting to be handed over; a full queue pauses the sweep that fills it.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Answer, Entry, EntryKey, limits::LOOKUPS_MAX, members::Handle};
+use super::{Answer, Entry, EntryKey, Intent, limits::LOOKUPS_MAX, members::Handle, message::merge};
 use crate::NodeId;
 
 /// What becomes of a look-up.
@@ -15,8 +15,10 @@ pub(super) enum Step {
     Found(Entry, Vec<NodeId>, NodeId),
     /// Somebody else makes it and is believed to for so long.
     Wait { key: EntryKey, left: Duration },
-    /// Nobody has it.
+    /// Nobody has it: whoever asked makes it.
     Make(EntryKey),
+    /// Nobody has it, and whoever asked only wanted to know.
+    Nothing,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +33,7 @@ pub(super) struct Lookups {
 #[derive(Debug)]
 struct Lookup {
     key: EntryKey,
+    intent: Intent,
     state: State,
 }
 
@@ -40,6 +43,8 @@ enum State {
         asked: Vec<Handle>,
         /// Somebody makes it.
         making: Option<Duration>,
+        /// What came so far, if all are to be heard.
+        found: Option<(Entry, Vec<NodeId>, NodeId)>,
     },
     Waiting {
         until: Duration,
@@ -52,14 +57,21 @@ impl Lookups {
     }
 
     /// These owners are asked.
-    pub(super) fn ask(&mut self, id: u64, key: EntryKey, asked: &[Handle], making: Option<Duration>) {
-        let state = State::Asking { asked: asked.to_vec(), making };
-        self.by_id.insert(id, Lookup { key, state });
+    pub(super) fn ask(
+        &mut self,
+        id: u64,
+        key: EntryKey,
+        intent: Intent,
+        asked: &[Handle],
+        making: Option<Duration>,
+    ) {
+        let state = State::Asking { asked: asked.to_vec(), making, found: None };
+        self.by_id.insert(id, Lookup { key, intent, state });
     }
 
     /// It waits for what somebody makes.
     pub(super) fn wait(&mut self, id: u64, key: EntryKey, until: Duration) {
-        self.by_id.insert(id, Lookup { key, state: State::Waiting { until } });
+        self.by_id.insert(id, Lookup { key, intent: Intent::Make, state: State::Waiting { until } });
         self.waiting.insert((key, id));
         self.ends.insert((until, id));
     }
@@ -73,9 +85,16 @@ impl Lookups {
         answer: Option<Answer>,
     ) -> Option<Step> {
         let lookup = self.by_id.get_mut(&id)?;
-        let State::Asking { asked, making } = &mut lookup.state else { return None };
+        let State::Asking { asked, making, found } = &mut lookup.state else { return None };
         asked.retain(|handle| *handle != from);
         match answer {
+            Some(Answer::Found { entry, holders }) if lookup.intent.hears_all() => match found {
+                Some((first, known, _)) => {
+                    first.join(entry);
+                    merge(known, holders);
+                }
+                None => *found = Some((entry, holders, owner)),
+            },
             Some(Answer::Found { entry, holders }) => {
                 self.by_id.remove(&id);
                 return Some(Step::Found(entry, holders, owner));
@@ -88,15 +107,21 @@ impl Lookups {
 
     /// What is next when all who were asked have answered.
     pub(super) fn next_step(&mut self, id: u64) -> Option<Step> {
-        let Lookup { key, state: State::Asking { asked, making } } = self.by_id.get(&id)? else {
-            return None;
-        };
+        let Lookup { state: State::Asking { asked, .. }, .. } = self.by_id.get(&id)? else { return None };
         if !asked.is_empty() {
             return None;
         }
-        let (key, making) = (*key, *making);
-        self.by_id.remove(&id);
-        Some(making.map_or(Step::Make(key), |left| Step::Wait { key, left }))
+        let Lookup { key, intent, state: State::Asking { making, found, .. } } = self.by_id.remove(&id)?
+        else {
+            return None;
+        };
+        Some(match (found, intent, making) {
+            (Some((entry, holders, owner)), ..) => Step::Found(entry, holders, owner),
+            (None, Intent::Peek | Intent::PeekAll, _) => Step::Nothing,
+            // Whoever makes it may not be believed.
+            (None, Intent::MakeAnyhow, _) | (None, Intent::Make, None) => Step::Make(key),
+            (None, Intent::Make, Some(left)) => Step::Wait { key, left },
+        })
     }
 
     /// Those that have waited long enough.

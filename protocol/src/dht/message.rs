@@ -2,16 +2,26 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EntryKey, limits::HOLDERS_MAX};
+use super::{
+    EntryKey,
+    limits::{BODIES_MAX, HOLDERS_MAX},
+};
 use crate::{Digest, NodeId, wire::Bytes};
 
-/// What is kept under a key: something a member signed.
+/// What is kept under a key: what members signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// For which toolchain it was made, so that it goes when the toolchain does.
     pub toolchain: Digest,
+    /// What each signed; at most [`BODIES_MAX`] are kept.
+    pub bodies: Vec<Body>,
+}
+
+/// What one member signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Body {
     /// The signed bytes, encoded.
-    pub body: Bytes,
+    pub signed: Bytes,
     /// Small outputs that a record names, each once, in any order: named by their digests.
     pub inline: Vec<Bytes>,
 }
@@ -19,7 +29,29 @@ pub struct Entry {
 impl Entry {
     /// The bytes it holds.
     pub fn bytes(&self) -> usize {
-        self.body.0.len() + self.inline.iter().map(|blob| blob.0.len()).sum::<usize>()
+        self.bodies.iter().map(Body::bytes).sum()
+    }
+
+    /// Adds what others signed and is not here yet. Twice [`BODIES_MAX`] are enough: two owners have no more.
+    pub fn join(&mut self, other: Self) {
+        for body in other.bodies {
+            if self.bodies.len() < 2 * BODIES_MAX && self.bodies.iter().all(|own| own.signed != body.signed) {
+                self.bodies.push(body);
+            }
+        }
+    }
+
+    /// It, without small outputs.
+    pub fn without_outputs(mut self) -> Self {
+        self.bodies.iter_mut().for_each(|body| body.inline.clear());
+        self
+    }
+}
+
+impl Body {
+    /// The bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.signed.0.len() + self.inline.iter().map(|blob| blob.0.len()).sum::<usize>()
     }
 }
 

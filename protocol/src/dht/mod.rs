@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Goals: a look-up costs one round trip on the LAN, whatever it finds; an owner that is silent costs [`limits::ANSWER_MAX`]
-//! once; members that come and go cost misses at most; what two want at once is made once.
+//! once; members that come and go cost misses at most; what two want at once is made once, if one's word is enough for both.
 //!
 //! Non-goals: judging entries (the reader checks signature, producer and key), keeping them (the caller has the bytes; here
 //! are keys only), strong consistency: nodes may disagree about owners for a while.
@@ -30,9 +30,11 @@ use std::{
 
 use crate::NodeId;
 
+mod event;
 mod index;
 pub mod limits;
 mod lookups;
+mod manifest;
 mod marks;
 mod members;
 mod message;
@@ -41,156 +43,16 @@ mod rendezvous;
 #[cfg(test)]
 mod tests;
 
+pub use event::{Effect, Event, Intent, Outcome, Standing};
 use index::Index;
 use limits::{IMPATIENT_FOR, KEYS_MAX, WAIT_MAX};
 use lookups::{Lookups, Step};
+pub use manifest::{MANIFEST_CONTEXT, SharedManifest};
 use marks::Marks;
-use members::{Change, Handle, Members};
-pub use message::{Answer, Entry, Get, Put, Told};
+use members::{Change, Handle, Members, Owners};
+pub use message::{Answer, Body, Entry, Get, Put, Told};
 use outbox::Outboxes;
 pub use rendezvous::{EntryKey, OWNERS};
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A member is connected.
-    PeerUp(NodeId),
-    /// It no longer is.
-    PeerDown(NodeId),
-    /// This node wants an entry that it does not keep itself.
-    Wanted {
-        /// Names the look-up; never used twice.
-        lookup: u64,
-        /// The key.
-        key: EntryKey,
-    },
-    /// Nobody waits for the look-up any more.
-    Dropped {
-        /// Which.
-        lookup: u64,
-    },
-    /// This node made an entry; its owners are to keep it.
-    Made {
-        /// The key.
-        key: EntryKey,
-        /// The entry.
-        entry: Entry,
-    },
-    /// This node does not make the entry after all.
-    GaveUp {
-        /// The key.
-        key: EntryKey,
-    },
-    /// This node has got what an entry names.
-    Holding {
-        /// The key.
-        key: EntryKey,
-    },
-    /// The answers to [`Effect::Ask`], in order; empty when the stream failed.
-    Answered {
-        /// Which message.
-        message: u64,
-        /// The answers.
-        answers: Vec<Answer>,
-    },
-    /// A peer tells something.
-    Told {
-        /// Who.
-        from: NodeId,
-        /// What. Entries were checked to be signed by a member.
-        puts: Vec<Put>,
-    },
-    /// What [`Effect::Hand`] asked for was sent, in so many bytes.
-    Handed {
-        /// Bytes of the message.
-        bytes: u64,
-    },
-    /// An entry was found where this node keeps those it owns.
-    Kept {
-        /// The key.
-        key: EntryKey,
-        /// Who has what it names.
-        holders: Vec<NodeId>,
-    },
-    /// An entry is not there any more.
-    Evicted {
-        /// The key.
-        key: EntryKey,
-    },
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Ask a peer. [`Event::Answered`] must follow.
-    Ask {
-        /// Whom.
-        peer: NodeId,
-        /// Names the message.
-        message: u64,
-        /// What.
-        gets: Vec<Get>,
-    },
-    /// Tell a peer; nothing is answered.
-    Tell {
-        /// Whom.
-        peer: NodeId,
-        /// What.
-        puts: Vec<Put>,
-    },
-    /// Keep an entry that this node owns.
-    Keep {
-        /// The key.
-        key: EntryKey,
-        /// The entry.
-        entry: Entry,
-        /// Who has what it names, as far as is known now.
-        holders: Vec<NodeId>,
-    },
-    /// Send a peer these entries, without small outputs. [`Event::Handed`] must follow.
-    Hand {
-        /// Whom.
-        peer: NodeId,
-        /// The keys, and who has what they name.
-        entries: Vec<(EntryKey, Vec<NodeId>)>,
-    },
-    /// A look-up has ended.
-    Ended {
-        /// Which.
-        lookup: u64,
-        /// How.
-        outcome: Outcome,
-    },
-}
-
-/// How a look-up ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// An owner has it.
-    Found {
-        /// The entry, not yet judged.
-        entry: Entry,
-        /// Who has what it names.
-        holders: Vec<NodeId>,
-        /// Who gave it.
-        owner: NodeId,
-    },
-    /// Nobody asked has it. This node is believed to make it now: [`Event::Made`] or [`Event::GaveUp`] is to follow.
-    Nothing,
-    /// Another look-up of this node has made it meanwhile.
-    MadeHere,
-}
-
-/// What an owner knows of a key it is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// It is kept here; these have what it names.
-    Here(Vec<NodeId>),
-    /// The asker is to wait: [`Answer::Making`].
-    Making(Duration),
-    /// [`Answer::Nothing`].
-    Nothing,
-}
 
 /// One node's part of the office's cache. Drive it with [`Dht::handle`] and [`Dht::serve`]; after every call and at
 /// [`Dht::next_wake`], call [`Dht::poll`] until it returns `None`.
@@ -201,11 +63,20 @@ pub struct Dht {
     marks: Marks,
     lookups: Lookups,
     outboxes: Outboxes,
-    /// What this node makes, and until when others of its own wait for it.
-    making: BTreeMap<EntryKey, Duration>,
+    /// What this node makes.
+    making: BTreeMap<EntryKey, Making>,
     /// Until when it waits for nobody.
     impatient_until: Duration,
     effects: VecDeque<Effect>,
+}
+
+/// Something that this node makes.
+#[derive(Debug, Clone, Copy)]
+struct Making {
+    /// The look-up that was told to.
+    lookup: u64,
+    /// Until when others of this node wait for it.
+    until: Duration,
 }
 
 impl Dht {
@@ -233,17 +104,18 @@ impl Dht {
                 }
             }
             Event::PeerDown(peer) => self.peer_down(now, peer),
-            Event::Wanted { lookup, key } => self.wanted(now, lookup, key),
+            Event::Wanted { lookup, key, intent } => self.wanted(now, lookup, key, intent),
             Event::Dropped { lookup } => self.lookups.drop_one(lookup),
             Event::Made { key, entry } => self.made(now, key, &entry),
-            Event::GaveUp { key } => self.gave_up(now, key),
-            Event::Holding { key } => {
+            Event::GaveUp { lookup, key } => self.gave_up(now, lookup, key),
+            Event::Holding { key } if !key.is_manifest() => {
                 let owners = self.members.owners(key);
                 self.tell_owners(now, owners, key, &Told::Holding);
                 if self.index.contains(&key) {
                     self.index.keep(key, owners, &[Handle::SELF]);
                 }
             }
+            Event::Holding { .. } => {}
             Event::Answered { message, answers } => self.answered(now, message, answers),
             Event::Told { from, puts } => {
                 for put in puts.into_iter().take(KEYS_MAX) {
@@ -251,6 +123,7 @@ impl Dht {
                 }
             }
             Event::Handed { bytes } => self.index.handed(now, bytes, &self.members),
+            Event::Kept { key, .. } if key.is_manifest() => {}
             Event::Kept { key, holders } => {
                 let holders = self.handles(&holders);
                 self.index.keep(key, self.members.owners(key), &holders);
@@ -266,7 +139,9 @@ impl Dht {
         let mut standings = Vec::with_capacity(gets.len());
         for (get, here) in gets.iter().take(KEYS_MAX) {
             let key = get.key;
-            standings.push(if *here {
+            standings.push(if key.is_manifest() {
+                if *here { Standing::Here(Vec::new()) } else { Standing::Nothing }
+            } else if *here {
                 if !self.index.contains(&key) {
                     self.index.keep(key, self.members.owners(key), &[]);
                 }
@@ -373,29 +248,43 @@ impl Dht {
         }
     }
 
-    fn wanted(&mut self, now: Duration, lookup: u64, key: EntryKey) {
+    fn wanted(&mut self, now: Duration, lookup: u64, key: EntryKey, intent: Intent) {
         if self.lookups.is_full() {
             return self.end(lookup, Outcome::Nothing);
         }
-        if self.making.get(&key).is_some_and(|until| *until > now) && self.waits(now) {
+        let is_made_here = self.making.get(&key).is_some_and(|making| making.until > now);
+        if intent.makes() && is_made_here && self.waits(now) {
             return self.lookups.wait(lookup, key, now + WAIT_MAX);
         }
         let owners = self.members.owners(key);
-        let askable = owners.into_iter().flatten().filter(|owner| self.members.answers(now, *owner));
-        let askable: Vec<Handle> = askable.collect();
+        let asked = self.to_be_asked(now, key, owners, intent);
         // The mark is kept by one owner: the first that can be asked, which may be this node.
-        let ours = owners.iter().flatten().next() == Some(&Handle::SELF) || askable.is_empty();
-        let marked = if ours { self.marks.want(now, key, Handle::SELF) } else { None };
-        self.lookups.ask(lookup, key, &askable, marked);
-        for (place, owner) in askable.iter().enumerate() {
+        let ours = owners.iter().flatten().next() == Some(&Handle::SELF) || asked.is_empty();
+        let marked = if ours && intent.makes() { self.marks.want(now, key, Handle::SELF) } else { None };
+        self.lookups.ask(lookup, key, intent, &asked, marked);
+        for (place, owner) in asked.iter().enumerate() {
             let first = place == 0;
-            let get = Get { key, mark: first && !ours, inline: first };
+            let get = Get { key, mark: first && !ours && intent.makes(), inline: first };
             self.outboxes.ask(now, *owner, lookup, get);
         }
         if let Some(step) = self.lookups.next_step(lookup) {
             self.step(now, lookup, step);
         }
         self.send_due(now);
+    }
+
+    fn to_be_asked(&self, now: Duration, key: EntryKey, owners: Owners, intent: Intent) -> Vec<Handle> {
+        if key.is_manifest() {
+            return self.keeper(now, owners).filter(|keeper| *keeper != Handle::SELF).into_iter().collect();
+        }
+        let askable = owners.into_iter().flatten().filter(|owner| self.members.answers(now, *owner));
+        askable.take(if intent == Intent::Peek { 1 } else { OWNERS }).collect()
+    }
+
+    /// Who keeps the manifests of a key now: one owner, because they are ten times as long as records and not missed as much.
+    fn keeper(&self, now: Duration, owners: Owners) -> Option<Handle> {
+        let mut owners = owners.into_iter().flatten();
+        owners.find(|owner| *owner == Handle::SELF || self.members.answers(now, *owner))
     }
 
     fn send_due(&mut self, now: Duration) {
@@ -439,11 +328,12 @@ impl Dht {
                 self.lookups.wait(lookup, key, now + left.min(WAIT_MAX));
             }
             Step::Make(key) | Step::Wait { key, .. } => {
-                self.making.retain(|_, until| *until > now);
+                self.making.retain(|_, making| making.until > now);
                 // Others of this node wait for the first of them only.
-                self.making.entry(key).or_insert(now + limits::MARK_MAX);
+                self.making.entry(key).or_insert(Making { lookup, until: now + limits::MARK_MAX });
                 self.end(lookup, Outcome::Nothing);
             }
+            Step::Nothing => self.end(lookup, Outcome::Nothing),
         }
     }
 
@@ -461,20 +351,26 @@ impl Dht {
         for lookup in self.lookups.waiting_for(&key) {
             self.end(lookup, Outcome::MadeHere);
         }
-        let owners = self.members.owners(key);
+        let mut owners = self.members.owners(key);
+        if key.is_manifest() {
+            owners = [self.keeper(now, owners), None];
+        }
         if owners.contains(&Some(Handle::SELF)) && !self.is_alone() {
             self.keep(key, entry.clone(), &[Handle::SELF]);
         }
-        let told = Told::Entry { entry: entry.clone(), holders: vec![self.members.id(Handle::SELF)] };
+        let holders = if key.is_manifest() { Vec::new() } else { vec![self.members.id(Handle::SELF)] };
+        let told = Told::Entry { entry: entry.clone(), holders };
         self.tell_owners(now, owners, key, &told);
         let waiters = self.marks.made(&key);
         self.tell_waiters(now, waiters, key, &told);
     }
 
-    fn gave_up(&mut self, now: Duration, key: EntryKey) {
-        if self.making.remove(&key).is_none() {
+    fn gave_up(&mut self, now: Duration, lookup: u64, key: EntryKey) {
+        // Another look-up of the same may be making it.
+        if self.making.get(&key).is_none_or(|making| making.lookup != lookup) {
             return;
         }
+        self.making.remove(&key);
         self.let_waiting_make(now, key);
         let owners = self.members.owners(key);
         self.tell_owners(now, owners, key, &Told::GivenUp);
@@ -519,15 +415,16 @@ impl Dht {
         }
     }
 
-    /// The first entry under a key stays; only holders are added.
+    /// Of manifests only the bytes are kept: nothing is known of them here.
     fn keep(&mut self, key: EntryKey, entry: Entry, holders: &[Handle]) {
-        if self.index.keep(key, self.members.owners(key), holders) {
-            let holders = holders.iter().map(|holder| self.members.id(*holder)).collect();
-            self.effects.push_back(Effect::Keep { key, entry, holders });
+        if !key.is_manifest() {
+            self.index.keep(key, self.members.owners(key), holders);
         }
+        let holders = holders.iter().map(|holder| self.members.id(*holder)).collect();
+        self.effects.push_back(Effect::Keep { key, entry, holders });
     }
 
-    fn tell_owners(&mut self, now: Duration, owners: members::Owners, key: EntryKey, what: &Told) {
+    fn tell_owners(&mut self, now: Duration, owners: Owners, key: EntryKey, what: &Told) {
         for owner in owners.into_iter().flatten().filter(|owner| *owner != Handle::SELF) {
             self.tell(now, owner, key, what.clone());
         }

@@ -12,20 +12,34 @@ use crate::{ActionKey, Digest, NodeId, canonical::Canonical, keys::domain};
 /// Owners of a key. One may be switched off without a word; three would make every put half as dear again.
 pub const OWNERS: usize = 2;
 
-/// The name of an entry of the office's cache: 128 bits of a digest. It finds an entry and vouches for nothing: what is
-/// found says itself what it is about, and the reader compares.
+/// The byte of a key that tells what it names, and the bit in it.
+const LAST: usize = 15;
+const MANIFEST: u8 = 1;
+
+/// The name of an entry of the office's cache: 127 bits of a digest, and one that tells records from include manifests. It
+/// finds an entry and vouches for nothing: what is found says itself what it is about, and the reader compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryKey([u8; 16]);
 
 impl EntryKey {
     /// Under which an action's record is found.
     pub fn record(action: &ActionKey) -> Self {
-        Self::new(domain::OFFICE_RECORD, &action.0)
+        let mut key = Self::new(domain::OFFICE_RECORD, &action.0);
+        key.0[LAST] &= !MANIFEST;
+        key
     }
 
-    /// Under which the newest include manifest of a manifest key is found.
+    /// Under which the newest include manifests of a manifest key are found.
     pub fn manifest(key: &Digest) -> Self {
-        Self::new(domain::OFFICE_MANIFEST, key)
+        let mut key = Self::new(domain::OFFICE_MANIFEST, key);
+        key.0[LAST] |= MANIFEST;
+        key
+    }
+
+    /// Whether it names include manifests. They have no outputs, so nobody holds them, nobody makes them for others, and
+    /// they are not handed over when owners change: without them inputs are looked for, no more.
+    pub const fn is_manifest(&self) -> bool {
+        self.0[LAST] & MANIFEST != 0
     }
 
     fn new(domain: &'static str, name: &Digest) -> Self {
@@ -113,7 +127,12 @@ mod tests {
         let found: Vec<_> =
             (0..8).map(|n| owners(key(n), members(20).into_iter()).map(Option::unwrap)).collect();
         assert_eq!(found, [[0, 2], [1, 14], [14, 16], [9, 17], [18, 1], [0, 7], [2, 12], [1, 14]]);
-        assert_ne!(EntryKey::manifest(&Digest::of(b"x")), EntryKey::record(&ActionKey(Digest::of(b"x"))));
+        for n in 0..20 {
+            let name = Digest::of(&[n]);
+            assert!(
+                EntryKey::manifest(&name).is_manifest() && !EntryKey::record(&ActionKey(name)).is_manifest()
+            );
+        }
     }
 
     #[test]

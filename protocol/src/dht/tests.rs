@@ -15,7 +15,8 @@ fn key(n: u32) -> EntryKey {
 }
 
 fn entry(n: u8) -> Entry {
-    Entry { toolchain: Digest::of(b"gcc"), body: Bytes(vec![n; 300]), inline: vec![Bytes(vec![n])] }
+    let body = Body { signed: Bytes(vec![n; 300]), inline: vec![Bytes(vec![n])] };
+    Entry { toolchain: Digest::of(b"gcc"), bodies: vec![body] }
 }
 
 const MS: Duration = Duration::from_millis(1);
@@ -28,13 +29,15 @@ struct Trio {
     frozen: Option<NodeId>,
     ended: Vec<(NodeId, u64, Outcome)>,
     asked: Vec<(NodeId, NodeId, Vec<Get>)>,
+    kept: Vec<(NodeId, EntryKey)>,
 }
 
 impl Trio {
     fn new(count: u8) -> Self {
         let now = Duration::ZERO;
         let nodes: Vec<_> = (1..=count).map(|n| (id(n), Dht::new(now, id(n)))).collect();
-        let mut trio = Self { now, nodes, frozen: None, ended: Vec::new(), asked: Vec::new() };
+        let mut trio =
+            Self { now, nodes, frozen: None, ended: Vec::new(), asked: Vec::new(), kept: Vec::new() };
         for n in 1..=count {
             for other in (1..=count).filter(|other| *other != n) {
                 trio.tell(n, Event::PeerUp(id(other)));
@@ -96,7 +99,7 @@ impl Trio {
                 self.dht(peer).handle(now, Event::Told { from, puts });
                 self.dht(from).handle(now, Event::Handed { bytes: 1000 });
             }
-            Effect::Keep { .. } => {}
+            Effect::Keep { key, .. } => self.kept.push((from, key)),
             Effect::Ended { lookup, outcome } => self.ended.push((from, lookup, outcome)),
         }
     }
@@ -119,7 +122,11 @@ impl Trio {
     }
 
     fn want(&mut self, n: u8, lookup: u64, key: EntryKey) {
-        self.tell(n, Event::Wanted { lookup, key });
+        self.want_for(n, lookup, key, Intent::Make);
+    }
+
+    fn want_for(&mut self, n: u8, lookup: u64, key: EntryKey, intent: Intent) {
+        self.tell(n, Event::Wanted { lookup, key, intent });
     }
 
     fn outcome(&mut self, n: u8, lookup: u64) -> Option<Outcome> {
@@ -244,7 +251,7 @@ fn whoever_waits_is_let_go() {
         assert_eq!(trio.outcome(4, lookup), Some(Outcome::Nothing));
     };
     check(&mut trio, 1, &|trio, key| {
-        trio.tell(1, Event::GaveUp { key });
+        trio.tell(1, Event::GaveUp { lookup: 1, key });
         trio.pass(PUT_WAIT_MAX);
     });
     check(&mut trio, 2, &|trio, _| {
@@ -317,7 +324,7 @@ fn keys_move_when_a_member_is_gone_for_good_or_has_come_to_stay() {
 }
 
 #[test]
-fn the_first_entry_under_a_key_stays() {
+fn whatever_is_told_under_a_key_is_kept() {
     let mut dht = Dht::new(Duration::ZERO, id(1));
     dht.handle(MS, Event::PeerUp(id(2)));
     let put = |n: u8| {
@@ -327,10 +334,108 @@ fn the_first_entry_under_a_key_stays() {
     dht.handle(MS, put(1));
     assert_eq!(dht.poll(MS), Some(Effect::Keep { key: key(1), entry: entry(1), holders: vec![id(1)] }));
     dht.handle(MS, put(2));
-    assert_eq!(dht.poll(MS), None);
+    assert_eq!(dht.poll(MS), Some(Effect::Keep { key: key(1), entry: entry(2), holders: vec![id(2)] }));
     let get = Get { key: key(1), mark: false, inline: false };
     assert_eq!(dht.serve(MS, id(2), &[(get, true)]), [Standing::Here(vec![id(1), id(2)])]);
     // What is not there any more is not claimed.
     assert_eq!(dht.serve(MS, id(2), &[(get, false)]), [Standing::Nothing]);
     assert!(dht.is_empty());
+}
+
+#[test]
+fn only_the_look_up_that_makes_it_gives_it_up() {
+    let mut trio = Trio::new(4);
+    let key = trio.key_of([2, 3]);
+    trio.want(1, 1, key);
+    assert_eq!(trio.outcome(1, 1), Some(Outcome::Nothing));
+    trio.want(1, 2, key);
+    trio.want(4, 3, key);
+    // The second look-up of the same node goes away.
+    trio.tell(1, Event::Dropped { lookup: 2 });
+    trio.tell(1, Event::GaveUp { lookup: 2, key });
+    trio.pass(PUT_WAIT_MAX);
+    assert_eq!(trio.outcome(4, 3), None, "the first still makes it");
+    trio.tell(1, Event::Made { key, entry: entry(1) });
+    trio.pass(PUT_WAIT_MAX);
+    assert!(trio.found(4, 3));
+}
+
+#[test]
+fn whoever_believes_few_waits_for_nobody_and_hears_all() {
+    let mut trio = Trio::new(4);
+    let key = trio.key_of([2, 3]);
+    trio.want(1, 1, key);
+    for (n, lookup) in [(4, 2), (3, 3), (2, 4)] {
+        trio.want_for(n, lookup, key, Intent::MakeAnyhow);
+        assert_eq!(trio.outcome(n, lookup), Some(Outcome::Nothing), "node {n}");
+    }
+    // Whoever makes it tells the owners, who keep them all.
+    for n in [1, 4] {
+        trio.tell(n, Event::Made { key, entry: entry(n) });
+    }
+    trio.pass(PUT_WAIT_MAX);
+    trio.asked.clear();
+    trio.want_for(1, 5, key, Intent::MakeAnyhow);
+    assert!(trio.found(1, 5));
+    assert_eq!(trio.asked.len(), 2, "both owners were asked");
+}
+
+#[test]
+fn what_all_owners_have_is_heard_together() {
+    let mut lookups = lookups::Lookups::default();
+    let mut members = Members::new(Duration::ZERO, id(1));
+    let [two, three] = [2, 3].map(|n| members.handle(id(n)).expect("there are names left"));
+    let answer = |n: u8, holder: u8| Some(Answer::Found { entry: entry(n), holders: vec![id(holder)] });
+    for intent in [Intent::MakeAnyhow, Intent::PeekAll] {
+        lookups.ask(1, key(1), intent, &[two, three], None);
+        assert!(lookups.heard(1, two, id(2), answer(7, 5)).is_none(), "{intent:?}");
+        let step = lookups.heard(1, three, id(3), answer(8, 6));
+        let Some(Step::Found(found, holders, owner)) = step else { panic!("{step:?}") };
+        assert_eq!(found.bodies, [entry(7).bodies, entry(8).bodies].concat());
+        assert_eq!((holders, owner), (vec![id(5), id(6)], id(2)));
+    }
+}
+
+#[test]
+fn whoever_peeks_asks_one_owner_and_leaves_no_mark() {
+    let mut trio = Trio::new(4);
+    let record = trio.key_of([2, 3]);
+    trio.want_for(1, 1, record, Intent::Peek);
+    assert_eq!(trio.outcome(1, 1), Some(Outcome::Nothing));
+    assert_eq!(trio.asked.len(), 1);
+    trio.want(4, 2, record);
+    assert_eq!(trio.outcome(4, 2), Some(Outcome::Nothing), "nobody is said to make it");
+    trio.want_for(1, 3, record, Intent::Peek);
+    assert_eq!(trio.outcome(1, 3), Some(Outcome::Nothing), "nobody is waited for");
+}
+
+#[test]
+fn manifests_are_told_to_the_first_owner_and_not_handed_over() {
+    let mut trio = Trio::new(4);
+    let owned = |key: &EntryKey| trio.nodes[0].1.owners(*key) == [Some(id(2)), Some(id(3))];
+    let names = (0_u32..).map(|n| EntryKey::manifest(&Digest::of(&n.to_le_bytes())));
+    let key = names.into_iter().find(owned).expect("there are many keys");
+    trio.tell(1, Event::Made { key, entry: entry(1) });
+    trio.pass(PUT_WAIT_MAX);
+    let kept = trio.kept.iter().filter(|(_, kept)| *kept == key).map(|(who, _)| *who);
+    assert_eq!(kept.collect::<Vec<_>>(), [id(2)]);
+    // Whoever looks for it asks the same one, and while that is silent the other.
+    for (frozen, expect) in [(None, 2), (Some(id(2)), 3)] {
+        trio.frozen = frozen;
+        if frozen.is_some() {
+            let another = trio.key_of([2, 3]);
+            trio.want(4, 10, another);
+            trio.pass(ANSWER_MAX);
+        }
+        trio.asked.clear();
+        trio.want_for(4, 20 + expect, key, Intent::PeekAll);
+        let asked: Vec<NodeId> = trio.asked.iter().map(|(_, peer, _)| *peer).collect();
+        assert_eq!(asked, [id(u8::try_from(expect).expect("small"))]);
+    }
+    trio.frozen = None;
+    let get = Get { key, mark: false, inline: true };
+    let now = trio.now;
+    assert_eq!(trio.dht(id(2)).serve(now, id(1), &[(get, true)]), [Standing::Here(Vec::new())]);
+    assert_eq!(trio.dht(id(2)).serve(now, id(1), &[(get, false)]), [Standing::Nothing]);
+    assert!(trio.nodes.iter().all(|(_, dht)| dht.is_empty()));
 }

@@ -4,7 +4,7 @@
 //! Only what the entries hold is left out: of what a node keeps on disk the world knows the keys, and every body is alike.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     time::Duration,
 };
@@ -12,7 +12,7 @@ use std::{
 use barn_protocol::{
     ActionKey, Digest, Identity, NodeId,
     dht::{
-        Answer, Dht, Effect, Entry, EntryKey, Event, Get, Outcome, Put, Standing, Told,
+        Answer, Body, Dht, Effect, Entry, EntryKey, Event, Get, Intent, Outcome, Put, Standing, Told,
         limits::{ANSWER_MAX, GET_WAIT_MAX, WAIT_MAX},
     },
     wire::{self, Bytes},
@@ -21,6 +21,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 /// A signed record of one object, as measured.
 const BODY_BYTES: usize = 260;
+/// A signed include manifest of a C++ unit with 260 headers, packed as it travels, as measured.
+const MANIFEST_BYTES: usize = 2800;
 /// What a message costs beside its frame: headers of IP, UDP and QUIC, and the acknowledgement.
 const OVERHEAD_BYTES: u64 = 120;
 /// How long a dead connection goes unnoticed.
@@ -50,6 +52,8 @@ pub(crate) struct Report {
     pub(crate) new: u64,
     /// Look-ups of what another was making that waited for it and found it.
     pub(crate) shared: u64,
+    /// Include manifests of what somebody had made that were found before.
+    pub(crate) manifests: u64,
     pub(crate) churned: u64,
     pub(crate) handed: u64,
     /// Bytes sent and received by each node, for each second it was up.
@@ -62,7 +66,8 @@ impl fmt::Display for Report {
         write!(
             f,
             "{} of {} look-ups of existing entries found them ({:.3} %), {} of new ones, {} shared; {} machines \
-             came or went, {} entries handed over; control traffic per node {:.2} KB/s in the mean, {:.2} KB/s at worst",
+             came or went, {} entries handed over; {} manifests found; control traffic per node {:.2} KB/s in the \
+             mean, {:.2} KB/s at worst",
             self.found,
             self.existing,
             100.0 * self.found as f64 / self.existing.max(1) as f64,
@@ -70,6 +75,7 @@ impl fmt::Display for Report {
             self.shared,
             self.churned,
             self.handed,
+            self.manifests,
             self.bytes_per_s_mean / 1000.0,
             self.bytes_per_s_worst / 1000.0,
         )
@@ -94,6 +100,8 @@ struct Node {
     dht: Dht,
     /// What earlier lives kept: it is on disk still.
     shelves: Vec<Dht>,
+    /// The manifests it keeps that were made since the beginning.
+    manifests: HashSet<EntryKey>,
     up: bool,
     life: u32,
     wake: Option<Duration>,
@@ -119,6 +127,9 @@ pub(crate) struct World {
     agenda: BTreeMap<(Duration, u64), Happening>,
     counter: u64,
     keys: u32,
+    /// The manifests that were made before, and the office of then, which tells who keeps them.
+    first_manifests: HashSet<EntryKey>,
+    first: Dht,
     pending: BTreeMap<u64, Pending>,
     report: Report,
 }
@@ -127,8 +138,17 @@ fn key(n: u32) -> EntryKey {
     EntryKey::record(&ActionKey(Digest::of(&n.to_le_bytes())))
 }
 
+fn manifest(n: u32) -> EntryKey {
+    EntryKey::manifest(&Digest::of(&n.to_le_bytes()))
+}
+
 fn entry() -> Entry {
-    Entry { toolchain: Digest::of(b"gcc"), body: Bytes(vec![7; BODY_BYTES]), inline: Vec::new() }
+    entry_of(BODY_BYTES)
+}
+
+fn entry_of(bytes: usize) -> Entry {
+    let body = Body { signed: Bytes(vec![7; bytes]), inline: Vec::new() };
+    Entry { toolchain: Digest::of(b"gcc"), bodies: vec![body] }
 }
 
 fn seconds(random: &mut StdRng, from: f64, to: f64) -> Duration {
@@ -145,9 +165,22 @@ impl World {
             let dht = Dht::new(Duration::ZERO, id);
             let (wake, shelves) = (None, Vec::new());
             let none = Duration::ZERO;
-            Node { id, dht, shelves, up: true, life: 0, wake, bytes: 0, up_since: none, up_for: none }
+            let manifests = HashSet::new();
+            Node {
+                id,
+                dht,
+                shelves,
+                manifests,
+                up: true,
+                life: 0,
+                wake,
+                bytes: 0,
+                up_since: none,
+                up_for: none,
+            }
         };
         let nodes: Vec<Node> = (0..scenario.nodes).map(node).collect();
+        let nodes_first = nodes[0].id;
         let index = nodes.iter().enumerate().map(|(n, node)| (node.id, n)).collect();
         let mut world = Self {
             scenario,
@@ -158,6 +191,8 @@ impl World {
             agenda: BTreeMap::new(),
             counter: 0,
             keys: 0,
+            first_manifests: HashSet::new(),
+            first: Dht::new(Duration::ZERO, nodes_first),
             pending: BTreeMap::new(),
             report: Report::default(),
         };
@@ -173,6 +208,7 @@ impl World {
 
     fn introduce(&mut self) {
         let ids: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
+        ids[1..].iter().for_each(|peer| self.first.handle(Duration::ZERO, Event::PeerUp(*peer)));
         for node in &mut self.nodes {
             for peer in ids.iter().filter(|peer| **peer != node.id) {
                 node.dht.handle(Duration::ZERO, Event::PeerUp(*peer));
@@ -183,6 +219,7 @@ impl World {
     fn fill(&mut self) {
         let keys = self.scenario.nodes * self.scenario.entries / 2;
         self.keys = u32::try_from(keys).expect("a world of fewer than four thousand million keys");
+        self.first_manifests = (0..self.keys).map(manifest).collect();
         for n in 0..self.keys {
             let key = key(n);
             let maker = self.nodes[n as usize % self.nodes.len()].id;
@@ -263,6 +300,7 @@ impl World {
             Happening::Compile { node } => self.compile(node),
             Happening::Compiled { node, life, key: n } if self.lives(node, life) => {
                 self.tell(node, Event::Made { key: key(n), entry: entry() });
+                self.tell(node, Event::Made { key: manifest(n), entry: entry_of(MANIFEST_BYTES) });
             }
             Happening::Goes => self.one_goes(),
             Happening::Comes { node, restarted } => self.comes(node, restarted),
@@ -289,13 +327,18 @@ impl World {
             self.keys
         };
         self.counter += 1;
+        self.tell(node, Event::Wanted { lookup: self.counter, key: manifest(made), intent: Intent::Peek });
+        self.counter += 1;
         let lookup = self.counter;
         self.pending.insert(lookup, Pending { key: made, node, existed, since: self.now });
-        self.tell(node, Event::Wanted { lookup, key: key(made) });
+        self.tell(node, Event::Wanted { lookup, key: key(made), intent: Intent::Make });
     }
 
     fn ended(&mut self, node: usize, lookup: u64, outcome: &Outcome) {
-        let Some(pending) = self.pending.remove(&lookup) else { return };
+        let Some(pending) = self.pending.remove(&lookup) else {
+            self.report.manifests += u64::from(matches!(outcome, Outcome::Found { .. }));
+            return;
+        };
         let found = matches!(outcome, Outcome::Found { .. } | Outcome::MadeHere);
         match (pending.existed, found) {
             (true, _) => {
@@ -404,6 +447,7 @@ impl World {
                 let now = self.now;
                 self.nodes[node].dht.handle(now, Event::Handed { bytes });
             }
+            Effect::Keep { key, .. } if key.is_manifest() => drop(self.nodes[node].manifests.insert(key)),
             Effect::Keep { .. } => {}
             Effect::Ended { lookup, outcome } => self.ended(node, lookup, &outcome),
         }
@@ -418,12 +462,21 @@ impl World {
 
     fn serve(&mut self, from: usize, to: usize, life: u32, message: u64, gets: &[Get]) {
         let now = self.now;
-        let Node { dht, shelves, .. } = &mut self.nodes[to];
-        let here = |get: &Get| dht.keeps(&get.key) || shelves.iter().any(|shelf| shelf.keeps(&get.key));
+        let Node { id, dht, shelves, manifests, .. } = &mut self.nodes[to];
+        let here = |get: &Get| match get.key.is_manifest() {
+            true => {
+                let is_old = self.first_manifests.contains(&get.key);
+                manifests.contains(&get.key) || (is_old && self.first.owners(get.key)[0] == Some(*id))
+            }
+            false => dht.keeps(&get.key) || shelves.iter().any(|shelf| shelf.keeps(&get.key)),
+        };
         let known: Vec<(Get, bool)> = gets.iter().map(|get| (*get, here(get))).collect();
         let asker = self.nodes[from].id;
         let standings = self.nodes[to].dht.serve(now, asker, &known);
-        let answers = standings.into_iter().map(|standing| match standing {
+        let answers = standings.into_iter().zip(gets).map(|(standing, get)| match standing {
+            Standing::Here(holders) if get.key.is_manifest() => {
+                Answer::Found { entry: entry_of(MANIFEST_BYTES), holders }
+            }
             Standing::Here(holders) => Answer::Found { entry: entry(), holders },
             Standing::Making(left) => {
                 Answer::Making { left_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX) }

@@ -17,12 +17,20 @@ pub(super) struct Counts {
     pub(super) local_reasons: BTreeMap<String, u64>,
     pub(super) peers: BTreeMap<String, Traffic>,
     pub(super) scans: Scans,
+    pub(super) lookups: Lookups,
 }
 
 /// Compiles whose inputs the scanner looked for, and the CPU time of that.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 pub(super) struct Scans {
     pub(super) count: u64,
+    pub(super) microseconds: u64,
+}
+
+/// Compiles for which nobody had anything, and how long they waited to hear so.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+pub(super) struct Lookups {
+    pub(super) in_vain: u64,
     pub(super) microseconds: u64,
 }
 
@@ -86,6 +94,10 @@ impl Counts {
                 count: self.scans.count.saturating_sub(earlier.scans.count),
                 microseconds: self.scans.microseconds.saturating_sub(earlier.scans.microseconds),
             },
+            lookups: Lookups {
+                in_vain: self.lookups.in_vain.saturating_sub(earlier.lookups.in_vain),
+                microseconds: self.lookups.microseconds.saturating_sub(earlier.lookups.microseconds),
+            },
         }
     }
 
@@ -102,7 +114,7 @@ mod tests {
     const STATS: &str = r#"{"requests":{"total":9}, "local_reasons":{"assembler":2}, "hits":{"local":1,"mesh":2},
         "misses":6, "compiles":{"local":4,"remote":5,"failed":0}, "fallbacks":{}, "languages":{},
         "peers":{"h2":{"sent":5,"received":1}},
-        "scans":{"count":6,"microseconds":9000,"undecided":{}}}"#;
+        "scans":{"count":6,"microseconds":9000,"undecided":{}}, "lookups":{"in_vain":3,"microseconds":900}}"#;
 
     #[test]
     fn the_contract_is_read_and_subtracted() {

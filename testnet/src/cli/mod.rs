@@ -37,6 +37,8 @@ enum Verb {
     BenchHit(bench::HitOptions),
     /// Measure what a compile costs that nobody has done before, beside ccache and the bare compiler
     BenchMiss(bench::MissOptions),
+    /// Measure what a hit from a neighbour's cache costs, and what it costs to ask in vain
+    BenchNeighbour(bench::NeighbourOptions),
     /// Measure what a remote compile costs, beside distcc, icecream and the bare compiler
     BenchRemote(bench::RemoteOptions),
     /// Measure whole builds over the mesh, beside distcc, icecream, sccache and one machine with all the cores
@@ -87,6 +89,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::Demo(options) => demo::run(&options),
         Verb::BenchHit(options) => bench::hit(&options).map(|()| ExitCode::SUCCESS),
         Verb::BenchMiss(options) => bench::miss(&options).map(|()| ExitCode::SUCCESS),
+        Verb::BenchNeighbour(options) => bench::neighbour(&options).map(|()| ExitCode::SUCCESS),
         Verb::BenchRemote(options) => bench::remote(&options).map(|()| ExitCode::SUCCESS),
         Verb::BenchMesh(options) => bench::mesh(&options).map(|()| ExitCode::SUCCESS),
         Verb::Meter => bench::meter().map(|()| ExitCode::SUCCESS),

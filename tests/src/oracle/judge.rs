@@ -159,6 +159,7 @@ fn understand(unit: &Unit) -> Result<(Compile, Preprocessing), String> {
     let compile = match invocation {
         Invocation::Distributable(compile) | Invocation::CacheOnly(compile, _) => *compile,
         Invocation::Local(reason) => return Err(reason.to_string()),
+        Invocation::Rust(_) | Invocation::RustQuestion(_) => return Err("rust".to_owned()),
         Invocation::Other(kind) => return Err(kind.name().to_owned()),
     };
     let parts = Preprocessing::of(&compile).map_err(|error| error.to_string())?;

@@ -1,4 +1,7 @@
 //! `barn cache …`: this machine's store.
+//!
+//! A running node is asked. Where none runs, the store is opened here: looking after it needs no node, and leaves none
+//! behind. The store's lock keeps a node out meanwhile, and wrappers then run the compiler.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -9,43 +12,59 @@ use std::{
     time::Duration,
 };
 
+use barn_cache::{Limits, Store};
+use barn_protocol::prefetch::BuildName;
 use serde_json::{Value, json};
 
-use super::{CacheVerb, Outcome, control, lifecycle, view};
-use crate::{prefetch::Report, setup::Setup};
+use super::{
+    CacheVerb, Outcome,
+    control::{self, ControlError},
+    lifecycle, view,
+};
+use crate::{config::Size, housekeeping::Chore, prefetch::Report, setup::Setup, toolchain::ToolchainIndex};
 
 /// How often it is told how far a fetch is.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
 /// `barn cache …`.
 pub(super) fn run(setup: &Setup, verb: &CacheVerb) -> Outcome {
-    lifecycle::ensure_running(setup)?;
-    let ask = |what: &str| control::call(&setup.socket, "cache", &json!({ "do": what }));
-    match verb {
-        CacheVerb::Stat { json: true } => println!("{}", ask("stat")?),
-        CacheVerb::Stat { json: false } => print_stat(&ask("stat")?),
-        CacheVerb::Gc => {
-            let report = ask("gc")?;
-            println!("evicted {} entries, {}", report["evicted"], size(&report["bytes"]));
+    let (chore, as_json, print): (_, _, fn(&Value) -> ExitCode) = match *verb {
+        CacheVerb::Stat { json } => (Chore::Stat, json, print_stat),
+        CacheVerb::Gc { size, json } => {
+            (Chore::Gc { bytes: size.map(|size| size.bytes()) }, json, print_collected)
         }
-        CacheVerb::Clear => {
-            ask("clear")?;
-            println!("cleared");
-        }
-        CacheVerb::Verify => return Ok(print_verify(&ask("verify")?)),
-        CacheVerb::Warm { from, limit, json } => {
-            let order = json!({ "from": from.as_str(), "limit": limit });
-            let answer = telling(&setup.socket, || control::call(&setup.socket, "warm", &order))?;
-            let report: Report = serde_json::from_value(answer.clone())?;
-            println!("{}", if *json { answer.to_string() } else { warmed(&report) });
-        }
+        CacheVerb::Clear => (Chore::Clear, false, print_collected),
+        CacheVerb::Verify { json } => (Chore::Verify, json, print_verify),
+        CacheVerb::Warm { ref from, limit, json } => return warm(setup, from, limit, json),
+    };
+    let answer = ask(setup, &chore)?;
+    if as_json {
+        println!("{answer}");
+        return Ok(verdict(&answer));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(print(&answer))
 }
 
-fn print_stat(stat: &Value) {
-    println!("{:<12} {} of {}", "size", size(&stat["bytes"]), size(&stat["bytes_max"]));
-    println!("{:<12} {}", "in use", size(&stat["pinned_bytes"]));
+fn ask(setup: &Setup, chore: &Chore) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+    match control::call(&setup.socket, "cache", &json!(chore)) {
+        Err(ControlError::NotRunning) => {
+            let limits = Limits::new(setup.config.cache_bytes_max());
+            let store = Store::open(&setup.home.cache_dir(), limits)?;
+            Ok(chore.run(&store, &ToolchainIndex::open(&setup.home.toolchains_dir())))
+        }
+        answer => Ok(answer?),
+    }
+}
+
+fn print_stat(stat: &Value) -> ExitCode {
+    let line = |label: &str, text: &str| println!("{label:<12} {text}");
+    line("store", stat["path"].as_str().unwrap_or_default());
+    if stat["rebuilding"] == true {
+        line("state", "its index is rebuilt after a crash; nothing is found until that is done");
+        return ExitCode::SUCCESS;
+    }
+    line("size", &format!("{} of {}", size(&stat["bytes"]), size(&stat["bytes_max"])));
+    line("in use", &size(&stat["pinned_bytes"]));
     for (label, key) in [
         ("results", "records"),
         ("manifests", "manifests"),
@@ -54,11 +73,26 @@ fn print_stat(stat: &Value) {
         ("evicted", "evicted"),
         ("rotten", "rotten"),
     ] {
-        println!("{label:<12} {}", stat[key]);
+        line(label, &stat[key].to_string());
     }
-    if stat["paused"] == true {
-        println!("the store takes nothing now: the disk is full or fails");
+    if let Some(why) = stat["paused_because"].as_str() {
+        line("state", &format!("takes nothing now: {why}"));
     }
+    ExitCode::SUCCESS
+}
+
+fn print_collected(report: &Value) -> ExitCode {
+    println!(
+        "removed {} entries, {}; {} are left, {} of them in use",
+        report["evicted"],
+        size(&report["bytes"]),
+        size(&report["bytes_left"]),
+        size(&report["pinned_bytes"])
+    );
+    if let Some(why) = report["paused_because"].as_str() {
+        eprintln!("barn: the store stopped before it was done: {why}");
+    }
+    verdict(report)
 }
 
 fn print_verify(report: &Value) -> ExitCode {
@@ -69,16 +103,36 @@ fn print_verify(report: &Value) -> ExitCode {
         report["records"],
         report["foreign"]
     );
-    let dropped = ["blobs_dropped", "records_dropped", "foreign_dropped"];
-    if dropped.iter().all(|key| report[key].as_u64().unwrap_or(0) == 0) {
-        println!("all are whole");
-        return ExitCode::SUCCESS;
+    if report["blobs_found"] != 0 {
+        println!("found {} blobs that were not listed", report["blobs_found"]);
     }
-    println!(
-        "dropped {} damaged blobs, {} results and {} entries of other tools",
-        report["blobs_dropped"], report["records_dropped"], report["foreign_dropped"]
-    );
-    ExitCode::from(super::EXIT_FAILED)
+    let verdict = verdict(report);
+    if verdict == ExitCode::SUCCESS {
+        println!("all are whole");
+    } else {
+        println!(
+            "dropped {} damaged blobs, {} results and {} entries of other tools",
+            report["blobs_dropped"], report["records_dropped"], report["foreign_dropped"]
+        );
+    }
+    verdict
+}
+
+/// Failure if something was damaged or was not done.
+fn verdict(report: &Value) -> ExitCode {
+    let dropped = ["blobs_dropped", "records_dropped", "foreign_dropped"];
+    let damaged = dropped.iter().any(|key| report[key].as_u64().unwrap_or(0) > 0);
+    let stopped = report["bytes_left"].is_u64() && report["paused_because"].is_string();
+    if damaged || stopped { ExitCode::from(super::EXIT_FAILED) } else { ExitCode::SUCCESS }
+}
+
+fn warm(setup: &Setup, from: &BuildName, limit: Option<Size>, as_json: bool) -> Outcome {
+    lifecycle::ensure_running(setup)?;
+    let order = json!({ "from": from.as_str(), "limit": limit.map(Size::bytes) });
+    let answer = telling(&setup.socket, || control::call(&setup.socket, "warm", &order))?;
+    let report: Report = serde_json::from_value(answer.clone())?;
+    println!("{}", if as_json { answer.to_string() } else { warmed(&report) });
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Does what takes long, telling meanwhile how far it is if a person is looking.
@@ -131,20 +185,6 @@ fn warmed(report: &Report) -> String {
     text
 }
 
-/// A number of bytes as people write it.
-pub(super) fn bytes_max(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "" => 0,
-        "K" | "KiB" => 10,
-        "M" | "MiB" => 20,
-        "G" | "GiB" => 30,
-        other => return Err(format!("`{other}` is no unit; K, M and G are")),
-    };
-    let number: u64 = digits.parse().map_err(|_| format!("`{digits}` is no number"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| format!("{text} is too much"))
-}
-
 fn size(bytes: &Value) -> String {
     view::bytes(bytes.as_u64().unwrap_or(0))
 }
@@ -152,16 +192,6 @@ fn size(bytes: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn limits_are_read_as_people_write_them() {
-        for (text, expect) in [("0", 0), ("4096", 4096), ("3K", 3072), ("5M", 5 << 20), ("2GiB", 2 << 30)] {
-            assert_eq!(bytes_max(text), Ok(expect));
-        }
-        for bad in ["", "M", "-1", "1T", "1.5G", "99999999999G", "5 M"] {
-            assert!(bytes_max(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_report_names_only_what_there_is() {

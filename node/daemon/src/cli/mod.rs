@@ -16,7 +16,7 @@ use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
 use barn_protocol::{invite::Invite, prefetch::BuildName};
 use clap::{Parser, Subcommand};
 
-use crate::setup::Setup;
+use crate::{config::Size, setup::Setup};
 
 /// The exit code of a command that failed for a reason it printed.
 const EXIT_FAILED: u8 = 1;
@@ -172,20 +172,31 @@ enum CacheVerb {
         #[arg(long)]
         json: bool,
     },
-    /// Evict down to the size limit now.
-    Gc,
+    /// Evict down to the size limit now, what removed compilers left and what was used longest ago first.
+    Gc {
+        /// Evict down to this size, such as 5G or 500M, instead of the limit.
+        #[arg(long)]
+        size: Option<Size>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Forget everything but toolchains in use.
     Clear,
-    /// Read everything back and drop what is damaged.
-    Verify,
+    /// Read everything back and drop what is damaged; fails if something was.
+    Verify {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Fetch what a recorded build needed (`BARN_BUILD=NAME` on a machine that may publish).
     Warm {
         /// The build's name, most often a commit.
         #[arg(long = "from", value_name = "BUILD-ID")]
         from: BuildName,
-        /// Fetch at most so many bytes, counted in whole blocks of 4 KiB; with K, M or G for KiB, MiB or GiB.
-        #[arg(long, value_name = "BYTES", value_parser = cache::bytes_max)]
-        limit: Option<u64>,
+        /// Fetch at most so much, such as 5G or 500M, counted in whole blocks of 4 KiB.
+        #[arg(long, value_name = "SIZE")]
+        limit: Option<Size>,
         /// Print JSON.
         #[arg(long)]
         json: bool,

@@ -222,7 +222,7 @@ fn space(setup: &Setup) -> Finding {
     let state = match free_gib(setup.home.dir()) {
         Some(free) if free < FREE_GIB_MIN => Err((
             format!("{free} GiB free for the store"),
-            "make room, or set cache.size_gib in barn.toml".to_owned(),
+            "make room, or set cache.size in barn.toml".to_owned(),
         )),
         Some(free) => Ok(format!("{free} GiB free for the store")),
         None => Ok("not known".to_owned()),

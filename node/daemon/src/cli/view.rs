@@ -135,6 +135,8 @@ fn stats_text(stats: &Value) -> String {
         ("compiles with errors".into(), counters.compiles.failed),
         ("searches for what is included".into(), counters.scans.count),
         ("  their mean CPU time, µs".into(), mean(counters.scans.microseconds, counters.scans.count)),
+        ("look-ups at neighbours in vain".into(), counters.lookups.in_vain),
+        ("  their mean time, µs".into(), mean(counters.lookups.microseconds, counters.lookups.in_vain)),
     ];
     let mut named = |title: &str, map: &std::collections::BTreeMap<String, u64>| {
         if !map.is_empty() {

@@ -12,7 +12,7 @@ use std::{
 use barn_mesh::stream::{StreamError, read_frame, write_frame};
 use barn_protocol::{
     ActionKey, Digest, NodeId,
-    dht::{Answer, Entry, EntryKey, Get, limits::SILENT_FOR},
+    dht::{Answer, Body, Entry, EntryKey, Get, limits::SILENT_FOR},
     wire::{Bytes, Request},
 };
 use serde::de::DeserializeOwned;
@@ -106,14 +106,14 @@ impl Bulk {
         for (place, answer) in places.into_iter().zip(answers) {
             let Some(body) = answer else { continue };
             let (key, toolchain) = wanted[place];
-            let entry = Entry { toolchain, body, inline: Vec::new() };
+            let entry = Entry { toolchain, bodies: vec![Body { signed: body, inline: Vec::new() }] };
             seen[place] = self.judged(key, entry, vec![self.publisher], self.publisher);
         }
     }
 
     fn judged(&self, key: ActionKey, entry: Entry, holders: Vec<NodeId>, owner: NodeId) -> Seen {
         match self.office.judge_key(key, &entry) {
-            Ok(believed) => Seen::Found(Found::of(believed, entry, holders, owner)),
+            Ok(believed) => Seen::Found(Found::of(believed, self.office.policy(), entry, holders, owner)),
             Err(why) => Seen::Refused(why),
         }
     }

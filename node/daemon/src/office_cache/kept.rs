@@ -5,7 +5,7 @@ use std::sync::Arc;
 use barn_protocol::{
     Digest, NodeId,
     canonical::Canonical,
-    dht::{Entry, EntryKey},
+    dht::{Entry, EntryKey, limits::HOLDERS_MAX},
     keys::domain,
 };
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::OfficeCache;
 
 /// An entry as it is kept.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Kept {
     pub(super) entry: Entry,
     /// Who had what it names when it was kept.
@@ -21,11 +21,22 @@ pub(super) struct Kept {
 }
 
 impl OfficeCache {
-    /// Keeps an entry. A full or failing disk only costs it.
+    /// Keeps an entry beside what is kept under its key. A full or failing disk only costs it.
     pub(super) fn keep(&self, key: EntryKey, entry: Entry, holders: &[NodeId]) {
-        let toolchain = entry.toolchain;
-        let bytes = encode(&Kept { entry, holders: holders.to_vec() });
-        if let Err(error) = self.parts.store.put_manifest(&place(key), &toolchain, &bytes) {
+        // Two that come at once must not lose one another.
+        let _one_at_a_time = self.keeping.lock().expect("no panic while an entry is kept");
+        let before = self.read(key);
+        let mut kept = Kept { entry, holders: holders.to_vec() };
+        if let Some(Kept { entry, holders }) = &before {
+            kept.entry = self.merged(key, entry.clone(), kept.entry);
+            let more = holders.iter().filter(|holder| !kept.holders.contains(holder));
+            kept.holders = kept.holders.iter().chain(more).copied().take(HOLDERS_MAX).collect();
+            if before.as_ref() == Some(&kept) {
+                return;
+            }
+        }
+        let toolchain = kept.entry.toolchain;
+        if let Err(error) = self.parts.store.put_manifest(&place(key), &toolchain, &encode(&kept)) {
             let error = &error as &dyn std::error::Error;
             tracing::debug!(error, "an entry of the office's cache was not kept");
         }

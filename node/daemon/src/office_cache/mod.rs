@@ -7,13 +7,17 @@
 //!
 //! Invariant: nobody's build waits for the network here; a look-up ends by the clock of the state machine.
 
+mod backlog;
 mod bulk;
+mod gates;
 mod kept;
+mod offers;
 mod records;
 mod serve;
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use backlog::Backlog;
 use barn_cache::Store;
 use barn_mesh::{
     Mesh, RosterCell,
@@ -29,13 +34,15 @@ use barn_mesh::{
 use barn_protocol::{
     Action, ActionKey, ActionRecord, Digest, NodeId,
     dht::{
-        Answer, Dht, Effect, Entry, EntryKey, Event, Get, Outcome, Put, Told,
-        limits::{ANSWER_MAX, BODY_BYTES_MAX, INLINE_BYTES_MAX},
+        Answer, Dht, Effect, Entry, EntryKey, Event, Get, Intent, Outcome, Put, SharedManifest, Told,
+        limits::ANSWER_MAX,
     },
     identity::SignedBytes,
-    wire::{self, Bytes, Request},
+    wire::{self, Request},
 };
 pub use bulk::{Bulk, Seen};
+use gates::Gates;
+use kept::Kept;
 use records::Authentic;
 pub use records::Refused;
 use tokio::{
@@ -43,7 +50,7 @@ use tokio::{
     sync::{Notify, Semaphore, oneshot},
 };
 
-use crate::config::{Share, Trust};
+use crate::{config::Share, trust::Policy};
 
 /// Messages of news on their way at once, of at most 256 KiB each. When a peer takes none, further ones are dropped: what
 /// they would have told is a miss at worst.
@@ -64,7 +71,9 @@ pub struct Parts {
     /// What is used.
     pub share: Share,
     /// Whom it believes.
-    pub trust: Trust,
+    pub policy: Policy,
+    /// Where it remembers what it made while it was alone.
+    pub backlog: PathBuf,
 }
 
 /// This node's part of the office's cache.
@@ -75,13 +84,25 @@ pub struct OfficeCache {
     lookups: AtomicU64,
     woken: Notify,
     tells: Semaphore,
+    gates: Arc<Gates>,
+    /// What was made while this node was alone; none if its file cannot be opened.
+    backlog: Option<Backlog>,
+    keeping: Mutex<()>,
     /// Marks are dropped on any thread.
     runtime: Handle,
 }
 
 struct State {
     dht: Dht,
-    waiting: HashMap<u64, oneshot::Sender<Outcome>>,
+    waiting: HashMap<u64, Waiter>,
+}
+
+/// Whoever waits for the end of a look-up.
+struct Waiter {
+    key: EntryKey,
+    makes: bool,
+    /// A mark that comes with the outcome is given up if nobody takes it any more.
+    told: oneshot::Sender<(Outcome, Option<Mark>)>,
 }
 
 /// What a look-up found: a record that is believed.
@@ -94,6 +115,8 @@ pub struct Found {
     pub inline: HashMap<Digest, Vec<u8>>,
     /// Who may have the others.
     pub holders: Vec<NodeId>,
+    /// All that was found, if it takes several to believe it.
+    pub agreed: Option<Entry>,
     /// Who gave it.
     pub owner: NodeId,
 }
@@ -104,29 +127,39 @@ pub enum LookedUp {
     Found(Box<Found>),
     /// Another compile of this machine made it meanwhile; it is in the store.
     MadeHere,
-    /// There is something, but it is not believed. This node makes it.
-    Refused(Refused, Mark),
-    /// Nothing is there. This node makes it.
-    Nothing(Mark),
+    /// There is something, but it is not believed.
+    Refused(Refused),
+    /// Nothing is there. With a mark, others are told that this node makes it.
+    Nothing(Option<Mark>),
 }
 
 /// This node is believed to make an entry; when this is dropped before it was made, those who wait for it are told.
 pub struct Mark {
     cache: Arc<OfficeCache>,
+    /// Of several look-ups of the same key only the one that makes it can give it up.
+    lookup: u64,
     key: EntryKey,
 }
 
 impl Drop for Mark {
     fn drop(&mut self) {
-        self.cache.handle(Event::GaveUp { key: self.key });
+        self.cache.handle(Event::GaveUp { lookup: self.lookup, key: self.key });
     }
 }
 
 impl Found {
-    fn of(believed: Authentic, entry: Entry, holders: Vec<NodeId>, owner: NodeId) -> Box<Self> {
-        let Authentic { record, signed, .. } = believed;
-        let inline = entry.inline.into_iter().map(|bytes| (Digest::of(&bytes.0), bytes.0)).collect();
-        Box::new(Self { record, signed, inline, holders, owner })
+    fn of(
+        believed: Authentic<ActionRecord>,
+        policy: &Policy,
+        entry: Entry,
+        holders: Vec<NodeId>,
+        owner: NodeId,
+    ) -> Box<Self> {
+        let Authentic { says, signed, .. } = believed;
+        let agreed = policy.needs_several().then(|| entry.clone().without_outputs());
+        let outputs = entry.bodies.into_iter().flat_map(|body| body.inline);
+        let inline = outputs.map(|bytes| (Digest::of(&bytes.0), bytes.0)).collect();
+        Box::new(Self { record: says, signed, inline, holders, agreed, owner })
     }
 }
 
@@ -148,8 +181,15 @@ impl OfficeCache {
     /// A part that knows no peers yet. Must be called within a tokio runtime.
     pub fn start(parts: Parts) -> Arc<Self> {
         let dht = Dht::new(Duration::ZERO, parts.self_id);
+        let backlog = Backlog::open(&parts.backlog).inspect_err(|error| {
+            let path = parts.backlog.display();
+            tracing::warn!(%path, %error, "what is made while this node is alone will not be offered later");
+        });
         let cache = Arc::new(Self {
             parts,
+            backlog: backlog.ok(),
+            gates: Arc::default(),
+            keeping: Mutex::new(()),
             state: Mutex::new(State { dht, waiting: HashMap::new() }),
             began: Instant::now(),
             lookups: AtomicU64::new(1),
@@ -158,6 +198,7 @@ impl OfficeCache {
             runtime: Handle::current(),
         });
         tokio::spawn(cache.clone().keep_time());
+        tokio::spawn(cache.clone().keep_offering());
         cache
     }
 
@@ -171,30 +212,112 @@ impl OfficeCache {
         self.handle(Event::PeerDown(peer));
     }
 
-    /// Looks for an action's record in this node's own part and at its owners.
-    pub async fn look_up(self: &Arc<Self>, action: &Action, key: ActionKey) -> LookedUp {
-        let entry_key = EntryKey::record(&key);
-        // It is there while the answer is waited for: whoever asked may go away the instant it comes.
-        let mark = Mark { cache: self.clone(), key: entry_key };
-        if !self.parts.share.reads() {
-            return LookedUp::Nothing(mark);
+    /// The machine's own policy.
+    pub const fn policy(&self) -> &Policy {
+        &self.parts.policy
+    }
+
+    /// Looks for an action's record in this node's own part and at its owners. If there is none, the action is made.
+    pub async fn look_up(self: &Arc<Self>, policy: &Policy, action: &Action, key: ActionKey) -> LookedUp {
+        if !self.asks(policy) {
+            return LookedUp::Nothing(None);
         }
-        if self.may_keep(entry_key)
-            && let Some(kept) = self.kept(entry_key).await
-        {
-            // What is not believed here may be kept better by the other owner.
-            if let Ok(believed) = self.judge(action, key, &kept.entry) {
-                return LookedUp::Found(Found::of(believed, kept.entry, kept.holders, self.parts.self_id));
+        let intent = if policy.believes_everybody() { Intent::Make } else { Intent::MakeAnyhow };
+        self.find(policy, action, key, intent).await
+    }
+
+    /// The same, if it is there: nobody is said to make it.
+    pub async fn peek(
+        self: &Arc<Self>,
+        policy: &Policy,
+        action: &Action,
+        key: ActionKey,
+    ) -> Option<Box<Found>> {
+        if !self.asks(policy) {
+            return None;
+        }
+        match self.find(policy, action, key, peek_intent(policy)).await {
+            LookedUp::Found(found) => Some(found),
+            _ => None,
+        }
+    }
+
+    async fn find(
+        self: &Arc<Self>,
+        policy: &Policy,
+        action: &Action,
+        key: ActionKey,
+        intent: Intent,
+    ) -> LookedUp {
+        let entry_key = EntryKey::record(&key);
+        let own = if self.may_keep(entry_key) { self.kept(entry_key).await } else { None };
+        let own = match own {
+            Some(Kept { entry, holders }) => match self.judge(policy, action, key, &entry) {
+                Ok(believed) => {
+                    let found = Found::of(believed, policy, entry, holders, self.parts.self_id);
+                    return LookedUp::Found(found);
+                }
+                // The other owner may have more of it.
+                Err(_) => Some(entry),
+            },
+            None => None,
+        };
+        match self.ask(entry_key, intent).await {
+            (Outcome::Nothing, mark) => LookedUp::Nothing(mark),
+            (Outcome::MadeHere, _) => LookedUp::MadeHere,
+            (Outcome::Found { entry, holders, owner }, _) => {
+                let entry = own.into_iter().fold(entry, |mut all, own| {
+                    all.join(own);
+                    all
+                });
+                match self.judge(policy, action, key, &entry) {
+                    Ok(believed) => LookedUp::Found(Found::of(believed, policy, entry, holders, owner)),
+                    Err(why) => LookedUp::Refused(why),
+                }
             }
         }
-        match self.ask(entry_key).await {
-            Outcome::Nothing => LookedUp::Nothing(mark),
-            Outcome::MadeHere => LookedUp::MadeHere,
-            Outcome::Found { entry, holders, owner } => match self.judge(action, key, &entry) {
-                Ok(believed) => LookedUp::Found(Found::of(believed, entry, holders, owner)),
-                Err(why) => LookedUp::Refused(why, mark),
-            },
+    }
+
+    /// The include manifests of a key that lie here and are believed, the newest first.
+    pub async fn own_manifests(self: &Arc<Self>, policy: &Policy, key: Digest) -> Vec<SharedManifest> {
+        match self.kept(EntryKey::manifest(&key)).await {
+            Some(kept) if self.asks(policy) => self.manifests_in(policy, key, &kept.entry),
+            _ => Vec::new(),
         }
+    }
+
+    /// Those that their owners have. What is believed is to be [kept](Self::keep_manifests) once it has proved true.
+    pub async fn ask_manifests(
+        self: &Arc<Self>,
+        policy: &Policy,
+        key: Digest,
+    ) -> Option<(Vec<SharedManifest>, Entry)> {
+        if !self.asks(policy) {
+            return None;
+        }
+        match self.ask(EntryKey::manifest(&key), peek_intent(policy)).await {
+            (Outcome::Found { entry, .. }, _) => Some((self.manifests_in(policy, key, &entry), entry)),
+            _ => None,
+        }
+    }
+
+    fn manifests_in(&self, policy: &Policy, key: Digest, entry: &Entry) -> Vec<SharedManifest> {
+        self.judge_manifests(policy, key, entry).into_iter().map(|believed| believed.says).collect()
+    }
+
+    /// Keeps manifests for this node's own use, as signed: who may be believed can change. Blocks.
+    pub fn keep_manifests(&self, key: Digest, entry: Entry) {
+        self.keep(EntryKey::manifest(&key), entry, &[]);
+    }
+
+    /// Keeps what several signed together, for the same reason. Blocks.
+    pub fn keep_agreed(&self, key: ActionKey, entry: Entry) {
+        self.keep(EntryKey::record(&key), entry, &[]);
+    }
+
+    /// Whether others are asked at all.
+    fn asks(&self, policy: &Policy) -> bool {
+        self.parts.share.reads() && !policy.believes_nobody()
     }
 
     /// Whether it is worth a look at the disk.
@@ -204,37 +327,14 @@ impl OfficeCache {
         dht.keeps(&key) || (!dht.is_alone() && dht.owners(key).contains(&Some(self.parts.self_id)))
     }
 
-    async fn ask(self: &Arc<Self>, key: EntryKey) -> Outcome {
+    async fn ask(self: &Arc<Self>, key: EntryKey, intent: Intent) -> (Outcome, Option<Mark>) {
         let lookup = self.lookups.fetch_add(1, Ordering::Relaxed);
-        let (sender, outcome) = oneshot::channel();
-        self.lock().waiting.insert(lookup, sender);
+        let (told, outcome) = oneshot::channel();
+        let makes = matches!(intent, Intent::Make | Intent::MakeAnyhow);
+        self.lock().waiting.insert(lookup, Waiter { key, makes, told });
         let _waiting = Waiting { cache: self, lookup };
-        self.handle(Event::Wanted { lookup, key });
-        outcome.await.unwrap_or(Outcome::Nothing)
-    }
-
-    /// Lets the office have a result that is in the store. Reads small outputs; blocks for that.
-    pub fn made(self: &Arc<Self>, record: &SignedBytes, toolchain: Digest) {
-        let Ok(read) = postcard::from_bytes::<ActionRecord>(record.unverified_payload()) else { return };
-        if !self.parts.share.writes() || read.result.exit_code != 0 {
-            return;
-        }
-        let body = Bytes(kept::encode(record));
-        if body.0.len() > BODY_BYTES_MAX {
-            return;
-        }
-        let mut left = if self.lock().dht.is_alone() { 0 } else { INLINE_BYTES_MAX as u64 };
-        let mut inline = Vec::new();
-        for blob in read.result.blobs().filter(|blob| blob.size > 0) {
-            if blob.size <= left
-                && let Some(bytes) = self.parts.store.read_blob(&blob.digest)
-            {
-                left -= blob.size;
-                inline.push(Bytes(bytes));
-            }
-        }
-        let entry = Entry { toolchain, body, inline };
-        self.handle(Event::Made { key: EntryKey::record(&read.key), entry });
+        self.handle(Event::Wanted { lookup, key, intent });
+        outcome.await.unwrap_or((Outcome::Nothing, None))
     }
 
     /// The office may fetch the outputs of this action from this node, too.
@@ -303,13 +403,21 @@ impl OfficeCache {
                 Effect::Hand { peer, entries } => {
                     self.runtime.spawn(async move { this.hand(peer, entries).await });
                 }
-                Effect::Ended { lookup, outcome } => {
-                    if let Some(waiting) = this.lock().waiting.remove(&lookup) {
-                        // Whoever waited may have gone this instant.
-                        let _ = waiting.send(outcome);
-                    }
-                }
+                Effect::Ended { lookup, outcome } => this.end(lookup, outcome),
             }
+        }
+    }
+
+    fn end(self: &Arc<Self>, lookup: u64, outcome: Outcome) {
+        let waiter = self.lock().waiting.remove(&lookup);
+        let makes = outcome == Outcome::Nothing;
+        match waiter {
+            Some(Waiter { key, makes: wanted, told }) => {
+                let mark = (makes && wanted).then(|| Mark { cache: self.clone(), lookup, key });
+                // Whoever waited may have gone this instant; with what it was sent, the mark is dropped.
+                let _ = told.send((outcome, mark));
+            }
+            None => tracing::trace!(lookup, "nobody waits for a look-up any more"),
         }
     }
 
@@ -347,7 +455,7 @@ impl OfficeCache {
         for (key, holders) in entries {
             match self.kept(key).await {
                 Some(kept) => {
-                    let entry = Entry { inline: Vec::new(), ..kept.entry };
+                    let entry = kept.entry.without_outputs();
                     puts.push(Put { key, what: Told::Entry { entry, holders } });
                 }
                 None => self.handle(Event::Evicted { key }),
@@ -355,6 +463,10 @@ impl OfficeCache {
         }
         let bytes = if puts.is_empty() { 0 } else { self.tell(peer, puts).await };
         self.handle(Event::Handed { bytes });
+    }
+
+    fn self_id(&self) -> NodeId {
+        self.parts.self_id
     }
 
     fn now(&self) -> Duration {
@@ -370,4 +482,9 @@ impl State {
     fn effects(&mut self, now: Duration) -> Vec<Effect> {
         std::iter::from_fn(|| self.dht.poll(now)).collect()
     }
+}
+
+/// Whose answers are needed before it can be told whether something is believed.
+fn peek_intent(policy: &Policy) -> Intent {
+    if policy.believes_everybody() { Intent::Peek } else { Intent::PeekAll }
 }

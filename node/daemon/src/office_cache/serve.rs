@@ -60,7 +60,7 @@ impl OfficeCache {
         let answer = |(standing, (get, kept)): (Standing, (Get, Option<Kept>))| match (standing, kept) {
             (Standing::Here(holders), Some(Kept { mut entry, .. })) => {
                 if !get.inline {
-                    entry.inline.clear();
+                    entry = entry.without_outputs();
                 }
                 Answer::Found { entry, holders }
             }
@@ -86,7 +86,8 @@ impl OfficeCache {
         }
     }
 
-    /// Sends outputs of an action, if they are in the store and belong to the record that is there.
+    /// Sends outputs of an action, if they are in the store and belong to the record that is there, and if not too many are
+    /// sent already.
     ///
     /// # Errors
     /// When the stream fails, or an output can no longer be read.
@@ -97,6 +98,9 @@ impl OfficeCache {
         blobs: Vec<Digest>,
         send: &mut SendStream,
     ) -> Result<(), StreamError> {
+        let Some(_place) = self.gates.enter(peer).await else {
+            return write_frame(send, &OutputsReply::Absent).await;
+        };
         let this = self.clone();
         let open = move || this.outputs(action, &blobs);
         let Some(files) = tokio::task::spawn_blocking(open).await.ok().flatten() else {

@@ -96,6 +96,9 @@ impl Errand {
         }
         let blobs: Vec<Digest> = found.record.result.blobs().map(|blob| blob.digest).collect();
         store.put_record(&entry.key, &self.toolchain, &found.signed, &blobs)?;
+        if let Some(agreed) = &found.agreed {
+            requester.office.keep_agreed(entry.key, agreed.clone());
+        }
         requester.office.holding(entry.key);
         Ok(true)
     }

@@ -118,7 +118,7 @@ pub struct Report {
 impl Warmer {
     /// A warmer that does nothing yet.
     pub fn new(requester: Arc<Requester>, config: &Config) -> Self {
-        let (share, trust) = (config.cache.share, config.cache.trust);
+        let (share, trust) = (config.cache.share, config.cache.trust.clone());
         Self { requester, share, trust, turn: tokio::sync::Mutex::default(), now: Mutex::default() }
     }
 
@@ -302,7 +302,7 @@ impl Run {
     async fn wanted(self: &Arc<Self>, steps: &[Step]) -> Vec<Step> {
         let (this, steps) = (self.clone(), steps.to_vec());
         let look = move || {
-            let is_paused = this.requester.store.stat().paused;
+            let is_paused = this.requester.store.stat().paused.is_some();
             let is_wanted = |step: &Step| {
                 if this.outcome(*step) == Outcome::LeftOut {
                     return false;

@@ -12,21 +12,26 @@ use std::{
     time::Instant,
 };
 
-use barn_compilers::{Compile, Family, Invocation, Shown, classify, detect::guess, environment::Environment};
+use barn_compilers::{
+    Compile, Family, Invocation, OtherKind, Shown, classify, detect::guess, environment::Environment,
+};
 use barn_protocol::{Action, Digest, TreePath, action::Output, keys::stand_in_source};
-use barn_wrapper::messages::Request;
+use barn_wrapper::messages::{Manner, Request};
 
 use super::{
+    Target,
     files::Files,
     inputs::Unknown,
     obstacle::Obstacle,
     portable::{self, Portable, project::Project},
+    rust::{Question, RustCall, understand_question, understand_rust},
     sight::{Look, Place, Sight},
 };
 use crate::toolchain::{
     Known, ToolchainIndex,
     locale::{Locales, loader_obstacle},
     stand_in::{StandIn, StandIns},
+    tools::Tools,
 };
 
 /// Largest response file read, in bytes; the expanded argv has a limit of its own.
@@ -69,6 +74,10 @@ pub struct Call {
 pub(super) enum Understood {
     /// A compile that can be cached.
     Call(Box<Call>),
+    /// A compile of a Rust crate that can be cached.
+    Rust(Box<RustCall>),
+    /// A question to the Rust compiler whose answer is remembered.
+    Question(Box<Question>),
     /// No compile.
     Other(&'static str),
     /// A compile that cannot be cached.
@@ -105,6 +114,12 @@ impl Call {
     /// The language as counted.
     pub fn language(&self) -> &'static str {
         self.compile.language.name()
+    }
+
+    /// Where the outputs go.
+    pub fn targets(&self) -> Vec<Target> {
+        let target = |name: &Vec<u8>| Target { name: name.clone(), manner: Manner::InPlace };
+        self.output_names.iter().map(target).collect()
     }
 
     /// The `PATH` it is called with.
@@ -155,6 +170,7 @@ pub(super) struct Compilers<'a> {
     pub(super) toolchains: &'a ToolchainIndex,
     pub(super) stand_ins: &'a StandIns,
     pub(super) locales: &'a Locales,
+    pub(super) tools: &'a Tools,
 }
 
 /// Understands a call. Looks at files; runs a program only when a compiler is seen for the first time.
@@ -199,6 +215,15 @@ fn try_understand(request: &Request, compilers: Compilers<'_>) -> Result<Underst
         Invocation::Distributable(compile) => (*compile, None),
         Invocation::CacheOnly(_, reason) if stand_in.is_some() => return Err(local(&reason)),
         Invocation::CacheOnly(compile, reason) => (*compile, Some(reason.to_string())),
+        Invocation::Rust(compile) => {
+            let call = understand_rust(request, program, *compile, env, compilers.tools)?;
+            return Ok(Understood::Rust(Box::new(call)));
+        }
+        Invocation::RustQuestion(asked) => {
+            let question = understand_question(request, program, *asked, &env, compilers.tools);
+            let query = Understood::Other(OtherKind::Query.name());
+            return Ok(question.map_or(query, |question| Understood::Question(Box::new(question))));
+        }
         Invocation::Local(reason) => return Err(local(&reason)),
         Invocation::Other(kind) => return Ok(Understood::Other(kind.name())),
     };
@@ -379,19 +404,23 @@ fn missing(compile: &Compile, cwd: &Path) -> Vec<Vec<u8>> {
 
 /// Where the action writes, without links on the way, and what the user calls it.
 fn outputs(compile: &Compile, cwd: &Path) -> Result<(Vec<Output>, Vec<Vec<u8>>), Unknown> {
-    let (sight, files) = (Sight::default(), Files::default());
-    let mut look = Look::new(&sight, &files, cwd);
     let main = compile.output.iter().map(|path| (path, false));
     let sides = compile.side_outputs.iter().map(|side| (&side.path, side.optional));
-    let (mut outputs, mut names) = (Vec::new(), Vec::new());
-    for (name, optional) in main.chain(sides) {
-        outputs.push(Output { path: output_path(&mut look, cwd, name)?, optional });
-        names.push(name.clone());
-    }
+    let (names, optional): (Vec<_>, Vec<_>) =
+        main.chain(sides).map(|(name, optional)| (name.clone(), optional)).unzip();
+    let paths = output_paths(&names, cwd)?.into_iter();
+    let outputs: Vec<_> = paths.zip(optional).map(|(path, optional)| Output { path, optional }).collect();
     if outputs.is_empty() {
         return Err(Unknown::because(Obstacle::NoOutput, "the compile writes nothing"));
     }
     Ok((outputs, names))
+}
+
+/// Where files are written that the user calls so, without links on the way.
+pub(super) fn output_paths(names: &[Vec<u8>], cwd: &Path) -> Result<Vec<TreePath>, Unknown> {
+    let (sight, files) = (Sight::default(), Files::default());
+    let mut look = Look::new(&sight, &files, cwd);
+    names.iter().map(|name| output_path(&mut look, cwd, name)).collect()
 }
 
 fn output_path(look: &mut Look<'_>, cwd: &Path, name: &[u8]) -> Result<TreePath, Unknown> {

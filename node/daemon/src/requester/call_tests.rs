@@ -48,9 +48,14 @@ pub(in crate::requester) fn understood(
         env: vec![(b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())],
         ..Request::default()
     };
-    match understand(&request, Compilers { toolchains, stand_ins, locales: &Locales::default() }) {
+    match understand(
+        &request,
+        Compilers { toolchains, stand_ins, locales: &Locales::default(), tools: &Tools::default() },
+    ) {
         Understood::Call(call) => Ok(*call),
         Understood::Local(why) => Err(why),
+        Understood::Rust(call) => panic!("{call:?}"),
+        Understood::Question(question) => panic!("{question:?}"),
         Understood::Other(what) => panic!("{what}"),
     }
 }

@@ -3,11 +3,26 @@
 use std::{fs::File, os::unix::fs::MetadataExt as _, sync::Arc, time::Duration};
 
 use barn_protocol::{
-    ActionRecord, ActionResult, action::OutputFile, limits::STDIO_BYTES_MAX, placement::Place,
+    ActionRecord, ActionResult,
+    action::{Output, OutputFile},
+    limits::STDIO_BYTES_MAX,
+    placement::Place,
 };
 use barn_wrapper::messages::{Compile, Compiled, Ended, Produced};
 
 use super::{Prepared, Requester, dispatch::Ticket, story::Story};
+
+/// A compile that the wrapper runs for the node.
+pub trait LocalWork: Send {
+    /// What the wrapper is to run and to hand over.
+    fn order(&self) -> Compile;
+
+    /// The wrapper's report. Takes in the outputs; blocks for as long as they are copied.
+    fn finished(self: Box<Self>, compiled: &Compiled, outputs: Vec<File>);
+
+    /// The wrapper went away without a report; whether the compile ended is not known.
+    fn lost(self: Box<Self>);
+}
 
 /// A compile placed on this machine.
 pub struct LocalRun {
@@ -26,17 +41,17 @@ impl LocalRun {
     ) -> Self {
         Self { requester, prepared, ticket, story }
     }
+}
 
-    /// What the wrapper is to run and to hand over.
-    pub fn order(&self) -> Compile {
+impl LocalWork for LocalRun {
+    fn order(&self) -> Compile {
         let call = &self.prepared.call;
         let outputs = if call.may_be_kept() { call.output_names.clone() } else { Vec::new() };
         Compile { argv: call.own_argv(), outputs }
     }
 
-    /// The wrapper's report. Takes in the outputs; blocks for as long as they are copied.
-    pub fn finished(self, compiled: &Compiled, outputs: Vec<File>) {
-        let Self { requester, prepared, ticket, mut story } = self;
+    fn finished(self: Box<Self>, compiled: &Compiled, outputs: Vec<File>) {
+        let Self { requester, prepared, ticket, mut story } = *self;
         let ok = compiled.ended == Ended::Exited(0);
         ticket.finished(Place::Local, Duration::from_millis(compiled.wall_ms), ok);
         requester.stats.count(|c| if ok { c.compiles.local += 1 } else { c.compiles.failed += 1 });
@@ -55,8 +70,7 @@ impl LocalRun {
         story.end("local");
     }
 
-    /// The wrapper went away without a report; whether the compile ended is not known.
-    pub fn lost(self) {
+    fn lost(self: Box<Self>) {
         let mut story = self.story;
         story.tell("compiled here; the wrapper ended without a report".to_owned());
         story.end("local");
@@ -69,7 +83,7 @@ fn keep(
     compiled: &Compiled,
     outputs: Vec<File>,
 ) -> Result<String, String> {
-    let result = take_in(requester, prepared, compiled, outputs)?;
+    let result = take_in(requester, &prepared.action.outputs, compiled, outputs)?;
     if prepared.claim.is_disturbed() {
         return Err("another compile wrote to the same output".to_owned());
     }
@@ -85,10 +99,10 @@ fn keep(
     Ok(requester.share_anywhere(prepared, &result))
 }
 
-/// Copies the outputs into the store.
-fn take_in(
+/// Copies the outputs of a compile that was to write `expected` into the store; says why not.
+pub(super) fn take_in(
     requester: &Requester,
-    prepared: &Prepared,
+    expected: &[Output],
     compiled: &Compiled,
     files: Vec<File>,
 ) -> Result<ActionResult, String> {
@@ -96,12 +110,12 @@ fn take_in(
     if compiled.truncated || kept.iter().any(|bytes| bytes.len() as u64 > STDIO_BYTES_MAX) {
         return Err("its messages are too long".to_owned());
     }
-    if compiled.outputs.len() != prepared.action.outputs.len() {
+    if compiled.outputs.len() != expected.len() {
         return Err("the wrapper did not report every output".to_owned());
     }
     let mut files = files.into_iter();
     let mut outputs = Vec::new();
-    for (index, (state, output)) in compiled.outputs.iter().zip(&prepared.action.outputs).enumerate() {
+    for (index, (state, output)) in compiled.outputs.iter().zip(expected).enumerate() {
         match state {
             Some(state) => {
                 let file = files.next().ok_or("the wrapper did not hand over every output")?;

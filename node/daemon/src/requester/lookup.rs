@@ -3,26 +3,30 @@
 use std::sync::Arc;
 
 use barn_cache::Store;
-use barn_protocol::{
-    ActionKey, ActionRecord, ActionResult, Digest,
-    action::{Blob, Output},
-};
+use barn_protocol::{ActionKey, ActionRecord, ActionResult, Digest, action::Blob};
+use barn_wrapper::env_vars::BARN_TRUST;
 
 use super::{
-    Call, Done, Prepared, Requester,
+    Call, Done, DoneOutput, Prepared, Requester, Target,
     call::{Compilers, Understood, understand},
     held::Held,
     inputs::Unknown,
     manifest::{Manifest, manifest_key},
     obstacle::Obstacle,
     portable::Portable,
+    rust::{Question, RustCall},
     sight::Look,
     writers::Claim,
 };
+use crate::trust::{Policy, UnknownTrust};
 
 /// What can be said of a call before anybody is asked or waited for.
 pub(super) enum First {
     Compile(Looked),
+    /// A Rust crate.
+    Rust(Arc<RustCall>),
+    /// A question that a compiler would answer.
+    Question(Box<Question>),
     /// No compile.
     Other(&'static str),
     /// A compile that cannot be cached.
@@ -89,9 +93,11 @@ impl Direct {
 impl Requester {
     /// Understands a call, and looks whether its result is here. Blocks on the disk.
     pub(super) fn look_first(&self, request: &barn_wrapper::messages::Request) -> First {
-        let Self { toolchains, stand_ins, locales, .. } = self;
-        let call = match understand(request, Compilers { toolchains, stand_ins, locales }) {
+        let Self { toolchains, stand_ins, locales, tools, .. } = self;
+        let call = match understand(request, Compilers { toolchains, stand_ins, locales, tools }) {
             Understood::Call(call) => Arc::new(*call),
+            Understood::Rust(call) => return First::Rust(Arc::new(*call)),
+            Understood::Question(question) => return First::Question(question),
             Understood::Other(what) => return First::Other(what),
             Understood::Local(reason) => return First::Local(reason),
         };
@@ -169,6 +175,10 @@ impl Requester {
 
     /// What a manifest led to before, if nothing has changed since.
     fn as_before(&self, sought: Sought<'_>) -> Option<Done> {
+        // It was believed by the machine's own policy.
+        if demand_of(sought.call).is_some() {
+            return None;
+        }
         let held = self.held.get(sought.key)?;
         let done = held
             .holds(sought.key, &self.store, self.roster.epoch())
@@ -193,8 +203,13 @@ impl Requester {
     }
 
     /// What a manifest led to, ready for the wrapper; the call's build has needed it.
-    fn serve(&self, sought: Sought<'_>, action: &ActionKey, result: &ActionResult) -> Option<Done> {
-        let done = self.done(&sought.call.stem.outputs, sought.call, result)?;
+    pub(super) fn serve(
+        &self,
+        sought: Sought<'_>,
+        action: &ActionKey,
+        result: &ActionResult,
+    ) -> Option<Done> {
+        let done = self.done(&sought.call.targets(), result)?;
         let done = at_home(done, sought.anywhere, result, &self.store)?;
         // A manifest is kept only of inputs that are completely known.
         self.builds.note(sought.call, action, result);
@@ -228,29 +243,50 @@ impl Requester {
         Some(done)
     }
 
-    /// What the store says of an action of `call`.
-    fn recorded(&self, call: &Call, key: &ActionKey) -> Option<ActionResult> {
+    /// A result of a prepared compile whose blobs are in the store, ready for the wrapper.
+    pub(super) fn done_for(&self, prepared: &Prepared, result: &ActionResult) -> Option<Done> {
+        let done = self.done(&prepared.call.targets(), result)?;
+        self.at_home(prepared, done, result)
+    }
+
+    /// A result as it is here, if it is one of any checkout.
+    pub(super) fn at_home(&self, prepared: &Prepared, done: Done, result: &ActionResult) -> Option<Done> {
+        at_home(done, prepared.as_anywhere(), result, &self.store)
+    }
+
+    /// What the store says of an action of `call`, if whoever made it is believed.
+    pub(super) fn recorded(&self, call: &Call, key: &ActionKey) -> Option<ActionResult> {
         let record = self.store.record(key)?;
         let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
         // What was prefetched came without its action.
         let is_of_call = record.key == *key && record.result.check(&call.stem).is_ok();
-        (is_of_call && record.result.exit_code == 0).then_some(record.result)
+        if !is_of_call || record.result.exit_code != 0 {
+            return None;
+        }
+        if !self.office.believes_stored(&self.policy(call), &call.stem, &record) {
+            self.stats.count_named(|c| &mut c.fallbacks, "record-refused");
+            return None;
+        }
+        Some(record.result)
     }
 
-    /// A result of a prepared compile whose blobs are in the store, ready for the wrapper.
-    pub(super) fn done_for(&self, prepared: &Prepared, result: &ActionResult) -> Option<Done> {
-        let done = self.done(&prepared.action.outputs, &prepared.call, result)?;
-        at_home(done, prepared.as_anywhere(), result, &self.store)
+    /// Whose word counts for a call: the machine's setting, and what the build demands.
+    pub(super) fn policy(&self, call: &Call) -> Policy {
+        self.demanded(call).unwrap_or_else(|(strictest, _)| strictest)
     }
 
-    fn done(&self, outputs: &[Output], call: &Call, result: &ActionResult) -> Option<Done> {
+    pub(super) fn demanded(&self, call: &Call) -> Result<Policy, (Policy, UnknownTrust)> {
+        self.office.policy().demanded(demand_of(call))
+    }
+
+    /// A result whose blobs are in the store, ready for the wrapper.
+    pub(super) fn done(&self, targets: &[Target], result: &ActionResult) -> Option<Done> {
         let whole =
             |blob: &Blob| if blob.size == 0 { Some(Vec::new()) } else { self.store.read_blob(&blob.digest) };
         let mut files = Vec::with_capacity(result.outputs.len());
         for file in &result.outputs {
-            let index = usize::try_from(file.output).ok().filter(|index| *index < outputs.len())?;
-            let written_as = call.output_names.get(index)?.clone();
-            files.push((written_as, file.size, self.store.open_blob(&file.digest)?));
+            let target = targets.get(usize::try_from(file.output).ok()?)?.clone();
+            files.push(DoneOutput { target, size: file.size, file: self.store.open_blob(&file.digest)? });
         }
         Some(Done { stdout: whole(&result.stdout)?, stderr: whole(&result.stderr)?, outputs: files })
     }
@@ -283,4 +319,9 @@ fn at_home(done: Done, anywhere: Option<&Portable>, result: &ActionResult, store
         Some(portable) => portable.at_home(done, result, store),
         None => Some(done),
     }
+}
+
+/// Whose results a call's build takes, as it says.
+fn demand_of(call: &Call) -> Option<&[u8]> {
+    call.env.get(BARN_TRUST.as_bytes()).map(Vec::as_slice).filter(|demand| !demand.is_empty())
 }

@@ -81,6 +81,19 @@ impl Absent {
         self.len == 0
     }
 
+    /// The paths at which nothing is, each once, sorted.
+    pub fn sorted(&self) -> Vec<Vec<u8>> {
+        let mut paths: Vec<Vec<u8>> = self.iter().collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+    }
+
+    /// Where a file was looked for and a directory is, as spelled.
+    pub fn passed_over(&self) -> impl Iterator<Item = &[u8]> {
+        self.passed_over.iter().map(Vec::as_slice)
+    }
+
     /// The paths at which nothing is, as they were added, in no order.
     pub fn iter(&self) -> impl Iterator<Item = Vec<u8>> {
         let whole = |(directory, names): (&'_ Vec<u8>, &'_ Vec<Vec<u8>>)| {

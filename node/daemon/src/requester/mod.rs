@@ -28,6 +28,8 @@ mod plain;
 mod portable;
 pub mod recollection;
 mod remote;
+mod rust;
+mod shared;
 pub mod sight;
 mod story;
 mod tries;
@@ -41,18 +43,20 @@ use std::{
 use barn_cache::{Store, StoreError};
 use barn_mesh::{Mesh, RosterCell};
 use barn_protocol::{Action, ActionKey, ActionResult, Digest, Identity, NodeId, identity::SignedBytes};
+use barn_wrapper::messages::Manner;
 pub use call::Call;
 use dispatch::Dispatch;
 use files::Files;
 pub(crate) use held::HeldManifests;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 use keep::{Keep, Keeper};
-pub use local::LocalRun;
+pub use local::{LocalRun, LocalWork};
 use lookup::{First, Looked, Names};
 use obstacle::Obstacle;
 pub use portable::Wording;
 pub(crate) use remote::Carrier;
 use remote::Returned;
+pub use rust::{Answers, Closures};
 use sight::Sight;
 use story::Story;
 use writers::{Claim, Writers};
@@ -67,6 +71,7 @@ use crate::{
         ToolchainIndex,
         locale::Locales,
         stand_in::{StandIn, StandIns},
+        tools::Tools,
     },
 };
 
@@ -77,7 +82,7 @@ pub enum Answer {
     /// Here is the result; its outputs are claimed until the wrapper has written them. Then the last part is to be begun.
     Done(Done, Arc<Claim>, Option<Keep>),
     /// Run the compiler and report.
-    Compile(Box<LocalRun>),
+    Compile(Box<dyn LocalWork>),
 }
 
 /// A result ready to be written by the wrapper.
@@ -87,8 +92,28 @@ pub struct Done {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: Vec<u8>,
-    /// The outputs: where to write, how many bytes, from what.
-    pub outputs: Vec<(Vec<u8>, u64, File)>,
+    /// The outputs.
+    pub outputs: Vec<DoneOutput>,
+}
+
+/// One output of a result.
+#[derive(Debug)]
+pub struct DoneOutput {
+    /// Where to write.
+    pub target: Target,
+    /// How many bytes.
+    pub size: u64,
+    /// From what.
+    pub file: File,
+}
+
+/// Where an output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// As the user calls it.
+    pub name: Vec<u8>,
+    /// How the compiler would write it.
+    pub manner: Manner,
 }
 
 /// Everything requests share.
@@ -109,6 +134,12 @@ pub struct Requester {
     pub dispatch: Dispatch,
     /// The compilers of this machine.
     pub toolchains: Arc<ToolchainIndex>,
+    /// The Rust compilers and the linkers of this machine.
+    pub tools: Arc<Tools>,
+    /// Rust libraries that are being made.
+    pub closures: Arc<Closures>,
+    /// What the Rust compilers said.
+    pub answers: Arc<Answers>,
     /// What stands in for some of them.
     pub stand_ins: Arc<StandIns>,
     /// How the user's locale is spoken elsewhere.
@@ -197,6 +228,8 @@ impl Requester {
         let first = tokio::task::spawn_blocking(move || this.look_first(&request)).await;
         match first {
             Ok(First::Compile(looked)) => self.answer_compile(looked, story).await,
+            Ok(First::Rust(call)) => self.answer_rust(call, story).await,
+            Ok(First::Question(question)) => self.answer_question(*question, story),
             Ok(First::Other(what)) => {
                 self.stats.count(|c| c.requests.other += 1);
                 story.tell(format!("no compile ({what}): the wrapper became the compiler"));
@@ -220,6 +253,9 @@ impl Requester {
     async fn answer_compile(self: &Arc<Self>, looked: Looked, mut story: Story) -> Answer {
         let (call, claim) = (looked.call.clone(), looked.claim.clone());
         story.about(&call);
+        if let Err((_, unknown)) = self.demanded(&call) {
+            story.tell(format!("BARN_TRUST: {unknown}: only what this machine made counts"));
+        }
         if let Some(StandIn { name, driver, .. }) = &call.stand_in {
             story.tell(format!("elsewhere {driver} of {name} stands in for {}", call.program.display()));
         }
@@ -241,6 +277,10 @@ impl Requester {
             story.tell(format!("the project's settings are not used: {trouble}"));
         }
         direct.broken.iter().for_each(|why| story.tell(format!("an include manifest does not hold: {why}")));
+        if let Some(answer) = self.from_shared_manifest(&call, &names, &claim, &mut story).await {
+            story.end("hit");
+            return answer;
+        }
         let finding = self.dispatch.finding().await;
         let inputs = match self.finder.find(call.clone()).await {
             Ok(inputs) => inputs,
@@ -351,9 +391,14 @@ impl Requester {
                 (self.office.clone(), record.clone(), prepared.action.toolchain);
             // Nobody waits for it; and nobody is told that it was given up before it is done.
             let mark = prepared.mark.get().cloned();
+            let manifest =
+                (!prepared.is_anywhere && office.has_listeners()).then(|| self.shared_manifest(prepared));
             tokio::task::spawn_blocking(move || {
                 office.made(&record, toolchain);
                 drop(mark);
+                if let Some((key, signed)) = manifest {
+                    office.saw(&key, toolchain, &signed);
+                }
             });
         }
         Ok(())
@@ -408,9 +453,10 @@ impl Requester {
 /// What a worker sent, ready for the wrapper.
 fn came_back(call: &Call, returned: &Returned) -> Option<Done> {
     let mut outputs = Vec::with_capacity(returned.outputs.len());
+    let targets = call.targets();
     for (of, arrived) in returned.result.outputs.iter().zip(&returned.outputs) {
-        let written_as = call.output_names.get(usize::try_from(of.output).ok()?)?.clone();
-        outputs.push((written_as, of.size, arrived.open().ok()?));
+        let target = targets.get(usize::try_from(of.output).ok()?)?.clone();
+        outputs.push(DoneOutput { target, size: of.size, file: arrived.open().ok()? });
     }
     Some(Done { stdout: returned.stdout.clone(), stderr: returned.stderr.clone(), outputs })
 }

@@ -45,6 +45,7 @@ obstacles! {
     Internal "internal" "a fault of barn"
     Layout "layout" "a path cannot be laid out elsewhere: a loop of links, too long, too deep"
     LoaderEnvironment "loader-environment" "a variable such as `LD_PRELOAD` changes which libraries the compiler loads"
+    MacroInputs "macro-inputs" "macros run, and the package has too many files to watch all that they may read"
     MalformedArguments "malformed-arguments" "the call is empty"
     Modules "modules" "a module is imported or declared"
     NoOutput "no-output" "the compile writes no file"
@@ -54,10 +55,12 @@ obstacles! {
     OutputName "output-name" "an output has no file name"
     PragmaDependency "pragma-dependency" "`#pragma GCC dependency` compares the times of files"
     PrecompiledHeader "precompiled-header" "a precompiled header would be read, or a pragma asks for one"
+    RustCompiler "rust-compiler" "the Rust compiler's files cannot be told"
     Source "source" "the source cannot be read"
     SpecialInput "special-input" "an input is no regular file"
     SpecialOutput "special-output" "an output is no regular file"
     StandIn "stand-in" "the archive that `[[toolchain]]` names cannot stand in for the compiler"
+    UnknownCrate "unknown-crate" "a library was made before barn was used, so it is not known what it depends on"
     TimeMacros "time-macros" "`__DATE__`, `__TIME__` or `__TIMESTAMP__` occurs"
 }
 

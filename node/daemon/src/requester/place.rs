@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use barn_protocol::{
     NodeId,
     placement::{Failure, Place, Why},
+    roster::Member,
 };
 
 use super::{
@@ -52,9 +53,10 @@ impl Requester {
         if let Some(reason) = &prepared.call.cache_only {
             story.tell(format!("runs here: {reason}"));
         }
+        let may_be_sent = self.may_be_sent(&prepared, &mut story);
         let mut amended = 0;
         loop {
-            let may_travel = prepared.call.may_travel() && amended <= AMENDED_MAX;
+            let may_travel = may_be_sent && amended <= AMENDED_MAX;
             let (returned, name) = match self.run_somewhere(&prepared, may_travel, &mut story).await {
                 Placed::Here(ticket) => {
                     return Answer::Compile(Box::new(LocalRun::new(self.clone(), prepared, ticket, story)));
@@ -87,6 +89,21 @@ impl Requester {
                 }
             }
         }
+    }
+
+    /// Whether it may run on other machines: it can, and whatever this build demands, each of them is believed.
+    fn may_be_sent(&self, prepared: &Prepared, story: &mut Story) -> bool {
+        let policy = self.policy(&prepared.call);
+        let is_believed = |member: &Member| !member.capabilities.execute || policy.believes_worker(member);
+        let roster = self.roster.current();
+        let others = roster.iter().flat_map(|roster| &roster.roster().members);
+        // Those whom the machine's own setting leaves out get nothing anyhow.
+        let own = self.office.policy();
+        let all = others.filter(|member| own.believes_worker(member)).all(is_believed);
+        if !all {
+            story.tell("runs here: BARN_TRUST does not include every worker".to_owned());
+        }
+        prepared.call.may_travel() && all
     }
 
     /// Runs the action on a worker, or finds that it is to run here.

@@ -99,6 +99,7 @@ impl Done {
     }
 }
 
-fn is_quiet(result: &ActionResult) -> bool {
+/// Whether the compiler said nothing.
+pub(super) fn is_quiet(result: &ActionResult) -> bool {
     result.stdout.size == 0 && result.stderr.size == 0
 }

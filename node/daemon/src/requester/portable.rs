@@ -95,8 +95,8 @@ impl Portable {
             let bytes = depfile::composed(&neutral, &self.places)?;
             let mut file = tempfile::tempfile().ok()?;
             file.write_all(&bytes).and_then(|()| file.rewind()).ok()?;
-            let (_, size, contents) = done.outputs.get_mut(at)?;
-            (*size, *contents) = (bytes.len() as u64, file);
+            let output = done.outputs.get_mut(at)?;
+            (output.size, output.file) = (bytes.len() as u64, file);
         }
         Some(done)
     }

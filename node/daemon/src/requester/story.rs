@@ -1,6 +1,6 @@
 //! What is told of one compile, for `barn explain` and the log.
 
-use std::{sync::Arc, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use barn_wrapper::messages::Request;
 
@@ -34,7 +34,12 @@ impl Story {
 
     /// It is about this compile.
     pub(super) fn about(&mut self, call: &Call) {
-        self.entry.file = call.source_path().display().to_string();
+        self.is_about(&call.source_path());
+    }
+
+    /// It is about this source.
+    pub(super) fn is_about(&mut self, source: &Path) {
+        self.entry.file = source.display().to_string();
     }
 
     /// Adds what was decided.

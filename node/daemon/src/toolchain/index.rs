@@ -116,6 +116,16 @@ impl ToolchainIndex {
             .collect()
     }
 
+    /// The digests of all toolchains remembered whose compilers are still at their paths.
+    pub fn installed(&self) -> HashSet<Digest> {
+        let answered = |(key, entry): (&Key, &Remembered)| {
+            entry.answer.as_ref().ok().map(|known| (key.0.clone(), known.digest))
+        };
+        let known: Vec<(PathBuf, Digest)> = self.lock().known.iter().filter_map(answered).collect();
+        // Outside the lock: the calls may wait for a slow disk.
+        known.into_iter().filter(|(program, _)| program.exists()).map(|(_, digest)| digest).collect()
+    }
+
     /// The toolchain with this digest, if it is remembered.
     pub fn by_digest(&self, digest: &Digest) -> Option<Arc<Known>> {
         let state = self.lock();

@@ -32,6 +32,7 @@ pub(crate) mod stamp;
 pub mod stand_in;
 mod store;
 mod sysroot;
+pub mod tools;
 pub mod unpack;
 mod walk;
 

@@ -39,15 +39,20 @@ pub struct Shelf {
 impl Shelf {
     /// Opens the shelf with all toolchains that are still whole.
     pub fn open(home: Home, store: Store) -> Self {
-        let mut whole = HashMap::new();
-        for toolchain in described(&home) {
+        let shelf = Self { home, store, whole: Mutex::default() };
+        shelf.recall();
+        shelf
+    }
+
+    /// Looks again which toolchains are whole: a store that was being rebuilt had none.
+    pub fn recall(&self) {
+        for toolchain in described(&self.home) {
             let digest = toolchain.digest();
-            if is_whole(&store, &toolchain) {
-                pin(&store, digest, &toolchain);
-                whole.insert(digest, Arc::new(toolchain));
+            if is_whole(&self.store, &toolchain) {
+                pin(&self.store, digest, &toolchain);
+                self.lock().insert(digest, Arc::new(toolchain));
             }
         }
-        Self { home, store, whole: Mutex::new(whole) }
     }
 
     /// The toolchain, if it is whole.

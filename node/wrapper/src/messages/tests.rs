@@ -15,17 +15,21 @@ fn argv() -> impl Strategy<Value = Vec<Vec<u8>>> {
 }
 
 fn request() -> impl Strategy<Value = Request> {
-    (argv(), bytes(), bytes(), vec((bytes(), bytes()), 0..8), any::<u32>(), any::<(bool, bool)>()).prop_map(
-        |(argv, program, cwd, env, umask, (stdout_is_terminal, stderr_is_terminal))| Request {
-            argv,
-            program,
-            cwd,
-            env,
-            umask,
-            stdout_is_terminal,
-            stderr_is_terminal,
-        },
-    )
+    (argv(), bytes(), bytes(), vec((bytes(), bytes()), 0..8), any::<u32>(), any::<(bool, bool, bool)>())
+        .prop_map(
+            |(argv, program, cwd, env, umask, (stdin_is_null, stdout_is_terminal, stderr_is_terminal))| {
+                Request {
+                    argv,
+                    program,
+                    cwd,
+                    env,
+                    umask,
+                    stdin_is_null,
+                    stdout_is_terminal,
+                    stderr_is_terminal,
+                }
+            },
+        )
 }
 
 fn produced() -> impl Strategy<Value = Option<Produced>> {
@@ -58,7 +62,9 @@ fn to_node() -> impl Strategy<Value = ToNode> {
 }
 
 fn done() -> impl Strategy<Value = Done> {
-    let output = (bytes(), any::<u64>()).prop_map(|(path, size)| Output { path, size });
+    let manner = prop_oneof![Just(Manner::InPlace), Just(Manner::Anew), Just(Manner::Program)];
+    let output = (bytes(), any::<u64>(), manner);
+    let output = output.prop_map(|(path, size, manner)| Output { path, size, manner });
     (any::<i32>(), bytes(), bytes(), vec(output, 0..OUTPUTS_MAX))
         .prop_map(|(exit_code, stdout, stderr, outputs)| Done { exit_code, stdout, stderr, outputs })
 }
@@ -147,21 +153,22 @@ fn the_bytes_of_a_frame_are_fixed() {
         cwd: b"/".to_vec(),
         env: vec![(b"A".to_vec(), b"b".to_vec())],
         umask: 0o22,
+        stdin_is_null: true,
         stdout_is_terminal: false,
         stderr_is_terminal: true,
     });
     let expect = [
-        &[55, 0, 0, 0, 1, 1][..],
+        &[56, 0, 0, 0, 2, 1][..],
         &[2, 0, 0, 0, 3, 0, 0, 0, b'g', b'c', b'c', 2, 0, 0, 0, b'-', b'c'],
         &[2, 0, 0, 0, b'/', b'g', 1, 0, 0, 0, b'/'],
         &[1, 0, 0, 0, 1, 0, 0, 0, b'A', 1, 0, 0, 0, b'b'],
-        &[18, 0, 0, 0, 0, 1],
+        &[18, 0, 0, 0, 1, 0, 1],
     ]
     .concat();
     let encoded = request.encode().unwrap();
     assert_eq!(encoded[4..], expect[4..]);
     assert_eq!(usize::from(encoded[0]), encoded.len() - 4);
-    assert_eq!(ToWrapper::Heartbeat.encode().unwrap(), [2, 0, 0, 0, 1, 16]);
+    assert_eq!(ToWrapper::Heartbeat.encode().unwrap(), [2, 0, 0, 0, 2, 16]);
 }
 
 #[test]

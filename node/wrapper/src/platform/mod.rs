@@ -13,7 +13,7 @@ mod linux;
 pub(crate) use linux::{
     files::{clone_file, close_reporting, copy_range, may_execute, write_all},
     process::{
-        Image, ProcessState, SignalsBlocked, ending, environment, is_standard_io_open, own_program,
+        Image, ProcessState, SignalsBlocked, ending, environment, is_null, is_standard_io_open, own_program,
         process_state, spawn_detached, umask,
     },
     socket::{Interest, connect, wait},

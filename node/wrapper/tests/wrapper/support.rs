@@ -211,6 +211,7 @@ pub(crate) fn done(outputs: &[(&str, usize)]) -> messages::Done {
     let output = |(path, size): &(&str, usize)| messages::Output {
         path: path.as_bytes().to_vec(),
         size: *size as u64,
+        manner: messages::Manner::InPlace,
     };
     messages::Done {
         exit_code: 5,

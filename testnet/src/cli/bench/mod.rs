@@ -10,6 +10,7 @@ mod hit;
 mod mesh;
 mod meter;
 mod miss;
+mod neighbour;
 mod objects;
 mod plot;
 mod reap;
@@ -26,6 +27,7 @@ pub(super) use hit::{Options as HitOptions, run as hit};
 pub(super) use mesh::{Options as MeshOptions, run as mesh};
 pub(super) use meter::answer as meter;
 pub(super) use miss::{Options as MissOptions, run as miss};
+pub(super) use neighbour::{Options as NeighbourOptions, run as neighbour};
 pub(super) use remote::{Options as RemoteOptions, run as remote};
 
 use std::path::{Path, PathBuf};

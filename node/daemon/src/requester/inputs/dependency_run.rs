@@ -86,6 +86,10 @@ impl DependencyRun {
             return Err(failed(format!("the compiler cannot list what {} includes", call.source_name())));
         }
         let files = parse_depfile(&out).map_err(|error| failed(error.to_string()))?;
+        if files.is_empty() {
+            // Not even the source: gcc writes to `/dev/stdout`, which may be a file in its place.
+            return Err(failed(format!("the compiler lists nothing for {}", call.source_name())));
+        }
         let search = parse_search_dirs(&err)
             .ok_or_else(|| failed("the compiler does not say where it searches".to_owned()))?;
         Ok((files, search))

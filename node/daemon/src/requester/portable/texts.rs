@@ -85,7 +85,7 @@ impl Requester {
         let reserved = self.keeper.announce([form.names.own]);
         let this = self.clone();
         tokio::spawn(async move {
-            let shown = this.ask(&form.call, argv).await;
+            let shown = this.ask_preprocessor(&form.call, argv).await;
             let work = move || {
                 let kept = shown.and_then(|()| this.keep_anywhere(&form, result));
                 if let Err(why) = kept {
@@ -98,7 +98,7 @@ impl Requester {
         Ok(())
     }
 
-    async fn ask(&self, call: &Call, argv: Vec<Vec<u8>>) -> Result<(), String> {
+    async fn ask_preprocessor(&self, call: &Call, argv: Vec<Vec<u8>>) -> Result<(), String> {
         let _turn = self.wording.turn.acquire().await;
         let text = preprocessed(call, argv).await?;
         check_preprocessed(&text, &call.portable()?.places).map_err(|why| why.to_string())

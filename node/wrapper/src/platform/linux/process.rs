@@ -5,10 +5,14 @@ use std::{
     ffi::{CStr, CString, OsStr, c_char, c_int, c_void},
     fs::{self, File, Metadata},
     io::{self, Read, Write},
-    mem,
+    mem::{self, ManuallyDrop},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::{ffi::OsStrExt, process::CommandExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt},
+            process::CommandExt,
+        },
     },
     path::Path,
     process::{Command, Stdio},
@@ -22,6 +26,8 @@ use crate::messages::Ended;
 
 /// Signals that ask a process to end. Sent to the wrapper while its compiler runs, they are meant for that.
 const FORWARDED: [c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
+/// The number of `/dev/null`, which Linux assigns for good: major 1, minor 3.
+const NULL_DEVICE: u64 = 1 << 8 | 3;
 /// The child that signals are forwarded to; 0 for none.
 static CHILD: AtomicI32 = AtomicI32::new(0);
 
@@ -52,6 +58,14 @@ pub(crate) fn umask() -> u32 {
 pub(crate) fn is_standard_io_open() -> bool {
     // SAFETY: no pointers.
     (0..=2).all(|fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1)
+}
+
+/// Whether a descriptor is `/dev/null`.
+pub(crate) fn is_null(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: the descriptor is open, and is not closed with this file.
+    let file = ManuallyDrop::new(unsafe { File::from_raw_fd(fd.as_raw_fd()) });
+    let is_null = |meta: Metadata| meta.file_type().is_char_device() && meta.rdev() == NULL_DEVICE;
+    file.metadata().is_ok_and(is_null)
 }
 
 /// The environment exactly as it was given to this process, malformed and repeated entries included.
