@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::{
         blobs::Sources,
-        requester::{files::Files, manifest::Absent, sight::Sight},
+        requester::{files::Files, manifest::Absent, portable::routes::Routes, sight::Sight},
     };
 
     fn inputs(searched: &Path, absent: &[&str]) -> Inputs {
@@ -136,6 +136,7 @@ mod tests {
             searched: vec![searched.as_os_str().as_bytes().to_vec()],
             complete: true,
             newest_ns: 0,
+            routes: Routes::default(),
             not_scanned: None,
         }
     }
