@@ -25,7 +25,7 @@ fn compile_of(family: Family, args: &[Vec<u8>], env: &Environment, terminal: boo
     let response = |name: &[u8]| (name == b"flags").then(|| b"-O2 -Iinc\n'-DTEXT=\"a b\"'".to_vec());
     match classify(&request, &response) {
         Invocation::Distributable(compile) | Invocation::CacheOnly(compile, _) => Some(*compile),
-        Invocation::Local(_) | Invocation::Other(_) => None,
+        _ => None,
     }
 }
 
