@@ -458,6 +458,62 @@ fn kinds_of_crates() {
     check(SINGLE, &cases);
 }
 
+/// What is no Rust compiler of a known form passes through unchanged.
+#[test]
+fn strange_rustcs_are_left_alone() {
+    let tree: Tree<'_> = &[
+        ("x.rs", "pub fn x() { let unused = 1; }\n"),
+        ("bin/rustc", "#!/bin/sh\necho \"rustc $*\"; echo warning >&2; touch libx.rlib; exit 3\n"),
+    ];
+    let known = "--crate-name x --crate-type lib --emit=dep-info,metadata x.rs";
+    check(
+        tree,
+        &[
+            ("$B bin/rustc --crate-type lib x.rs", Is::Local("crate-outputs")),
+            (&format!("$B bin/rustc {known}"), Is::Local("rust-compiler")),
+            ("PATH=$M:$PWD/bin:$PATH; export PATH; rustc --crate-type lib x.rs", Is::Local("crate-outputs")),
+            ("PATH=$PWD/bin:$PATH; export PATH; $B rustc - < x.rs", Is::Local("standard-input")),
+        ],
+    );
+}
+
+/// `barn run` leads a whole build to barn, what build scripts compile by `cc` or by a variable too.
+#[test]
+fn a_whole_build_goes_through_barn() {
+    let bench = Bench::new();
+    let run = |settings: &str| {
+        let (ran, counts) = bench.desk.counted(&bench.line(&format!(
+            "cargo clean -q; {settings} $B run -- cargo build -q -p app 2>err; status=$?; cat err >&2; target/debug/app && exit $status"
+        )));
+        let ran = ran.ok();
+        assert_eq!(ran.out().trim(), "gen1 select1 text1 None 7 part1 1 secret1 1 2", "{}", ran.err());
+        (ran.err(), counts)
+    };
+    // Five crates and one file of C.
+    let (said, counts) = run("");
+    assert_eq!((counts.hits, counts.misses, counts.local), (0, 6, 0), "{counts:?}");
+    assert!(!said.contains("barn:"), "{said}");
+    let (_, counts) = run("");
+    assert_eq!((counts.hits, counts.misses, counts.local), (6, 0, 0), "{counts:?}");
+    // The compiler that the user names by path goes through barn under that name.
+    let script = std::fs::read_to_string(bench.desk.at("app/build.rs")).unwrap();
+    let by_variable = "let cc = env::var(\"CC\").unwrap(); let mut cc = cc.split_whitespace(); \
+        done(Command::new(cc.next().unwrap()).args(cc).args";
+    bench.desk.write("app/build.rs", &script.replace("done(Command::new(\"cc\").args", by_variable));
+    let (_, counts) = run("CC=/usr/bin/cc");
+    assert_eq!((counts.hits, counts.misses, counts.local), (4, 2, 0), "the script and the C: {counts:?}");
+    let (_, counts) = run("CC=/usr/bin/cc");
+    assert_eq!((counts.hits, counts.misses), (6, 0), "{counts:?}");
+    // Another wrapper of the user's stays.
+    bench.desk.write("other", "#!/bin/sh\nexec \"$@\"\n");
+    bench.desk.sh("chmod +x other").ok();
+    let (said, counts) = run("CC=cc RUSTC_WRAPPER=$PWD/other");
+    assert!(said.contains("RUSTC_WRAPPER is "), "{said}");
+    assert_eq!((counts.hits + counts.misses, counts.local), (1, 0), "the C alone: {counts:?}");
+    let ran = bench.desk.sh("$B run -- no/such/program");
+    assert_eq!((ran.status, ran.out().as_str()), (127, ""), "{}", ran.err());
+}
+
 /// So little memory, in KiB, that rustc cannot even be loaded.
 const TOO_LITTLE: &str = "ulimit -v 65536";
 

@@ -104,6 +104,11 @@ impl Home {
         self.dir.join("builds-v1")
     }
 
+    /// Where `barn run` keeps its links.
+    pub fn links_dir(&self) -> PathBuf {
+        self.dir.join("links-v1")
+    }
+
     /// The counters' file.
     pub fn stats_path(&self) -> PathBuf {
         self.dir.join("stats.json")

@@ -244,6 +244,11 @@ pub(crate) const GROUPS: &[Group] = &[
             both("export TMPDIR=$PWD/out; $B $CC -c x.c", Hit),
             both("export DEPENDENCIES_OUTPUT=out/deps; $B $CC -c x.c", Local("environment")),
             both("export LD_LIBRARY_PATH=out; $B $CC -c x.c", Local("loader-environment")),
+            both("export LD_LIBRARY_PATH=$PWD/out; $B $CC -Wall -c x.c", Hit),
+            both(
+                "cp /lib/*/libc.so.6 out; export LD_LIBRARY_PATH=$PWD/out; $B $CC -c x.c",
+                Local("loader-environment"),
+            ),
             gcc("export GCC_COMPARE_DEBUG=-gtoggle; $B gcc -c x.c", Local("environment")),
             gcc("export COMPILER_PATH=out; $B gcc -c x.c", Local("environment")),
             // It is a variable of gcc alone.

@@ -8,10 +8,11 @@ mod control;
 mod lifecycle;
 mod mesh;
 mod report;
+mod run;
 mod toolchain;
 mod view;
 
-use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{error::Error, ffi::OsString, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use barn_protocol::{invite::Invite, prefetch::BuildName};
 use clap::{Parser, Subcommand};
@@ -83,6 +84,12 @@ enum Verb {
     },
     /// What keeps barn from working at its best here, and the remedy.
     Doctor,
+    /// Run a build with its compilers of C, C++ and Rust behind barn.
+    Run {
+        /// The command and its arguments.
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
     /// Toolchains that this machine knows.
     #[command(subcommand)]
     Toolchain(ToolchainVerb),
@@ -228,6 +235,7 @@ fn run(verb: Verb) -> Outcome {
         Verb::Stats { json, zero } => view::stats(&setup, json, zero),
         Verb::Explain { file } => view::explain(&setup, file),
         Verb::Doctor => report::doctor(&setup),
+        Verb::Run { command } => run::run(&setup, &command),
         Verb::Toolchain(verb) => toolchain::run(&setup, verb),
         Verb::Cache(verb) => cache::run(&setup, &verb),
     }

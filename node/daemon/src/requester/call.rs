@@ -29,6 +29,7 @@ use super::{
 };
 use crate::toolchain::{
     Known, ToolchainIndex,
+    library_path::library_path_obstacle,
     locale::{Locales, loader_obstacle},
     stand_in::{StandIn, StandIns},
     tools::Tools,
@@ -231,6 +232,7 @@ fn try_understand(request: &Request, compilers: Compilers<'_>) -> Result<Underst
         return Err(Unknown::because(Obstacle::LoaderEnvironment, format_args!("{variable} is set")));
     }
     let runs = match &stand_in {
+        Some(_) if library_path(&env).is_some() => return Err(misled(Path::new("LD_LIBRARY_PATH"))),
         Some(stand_in) => Runs {
             toolchain: stand_in.toolchain,
             program: stand_in.driver.clone(),
@@ -278,12 +280,25 @@ fn itself(
             format_args!("{} is not what its name says", program.display()),
         ));
     }
+    if let Some(path) = library_path(env).and_then(|value| library_path_obstacle(value, &known.toolchain)) {
+        return Err(misled(&path));
+    }
     Ok(Runs {
         toolchain: known.digest,
         program: TreePath::new(program.as_os_str().as_bytes())
             .map_err(|_| odd("program", &request.program))?,
         argv0: request.argv.first().cloned().unwrap_or_default(),
     })
+}
+
+/// Directories in which the loader looks first.
+fn library_path(env: &Environment) -> Option<&[u8]> {
+    env.get(b"LD_LIBRARY_PATH".as_slice()).map(Vec::as_slice).filter(|value| !value.is_empty())
+}
+
+/// The compiler may load other libraries than its own.
+fn misled(by: &Path) -> Unknown {
+    Unknown::because(Obstacle::LoaderEnvironment, format_args!("LD_LIBRARY_PATH is set: {}", by.display()))
 }
 
 fn call(

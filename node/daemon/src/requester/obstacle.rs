@@ -44,7 +44,7 @@ obstacles! {
     Input "input" "an input cannot be read, or changes while it is read"
     Internal "internal" "a fault of barn"
     Layout "layout" "a path cannot be laid out elsewhere: a loop of links, too long, too deep"
-    LoaderEnvironment "loader-environment" "a variable such as `LD_PRELOAD` changes which libraries the compiler loads"
+    LoaderEnvironment "loader-environment" "a variable such as `LD_PRELOAD` may change which libraries the compiler loads"
     MacroInputs "macro-inputs" "macros run, and the package has too many files to watch all that they may read"
     MalformedArguments "malformed-arguments" "the call is empty"
     Modules "modules" "a module is imported or declared"

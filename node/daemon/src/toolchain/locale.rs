@@ -35,9 +35,10 @@ const REMEMBERED_MAX: usize = 64;
 /// Most files looked at in one directory of catalogues; a full desktop has about a thousand.
 const DIRECTORY_ENTRIES_MAX: usize = 65_536;
 
-/// Variables that change what the dynamic loader or the C library loads, and do not travel.
-const LOADER_VARIABLES: [&str; 7] =
-    ["LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "LOCPATH", "GCONV_PATH", "OUTPUT_CHARSET", "NLSPATH"];
+/// Variables that change what the dynamic loader or the C library loads, and do not travel. For `LD_LIBRARY_PATH` see
+/// [`super::library_path`].
+const LOADER_VARIABLES: [&str; 6] =
+    ["LD_PRELOAD", "LD_AUDIT", "LOCPATH", "GCONV_PATH", "OUTPUT_CHARSET", "NLSPATH"];
 
 /// The environment of a compile, as it was called.
 pub type Environment = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -371,7 +372,7 @@ mod tests {
 
     #[test]
     fn variables_of_the_loader_do_not_travel() {
-        assert_eq!(loader_obstacle(&env(&[("LD_LIBRARY_PATH", "/x")])), Some("LD_LIBRARY_PATH"));
-        assert_eq!(loader_obstacle(&env(&[("LD_LIBRARY_PATH", ""), ("LANG", "C")])), None);
+        assert_eq!(loader_obstacle(&env(&[("LD_PRELOAD", "/x")])), Some("LD_PRELOAD"));
+        assert_eq!(loader_obstacle(&env(&[("LD_PRELOAD", ""), ("LANG", "C")])), None);
     }
 }

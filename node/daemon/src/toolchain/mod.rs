@@ -23,6 +23,7 @@ pub mod foreign;
 mod gather;
 mod gcc;
 pub mod index;
+pub mod library_path;
 mod loader;
 pub mod locale;
 pub mod policy;
