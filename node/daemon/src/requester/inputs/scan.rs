@@ -178,7 +178,7 @@ impl Parts {
         let scan = match self.scanner.scan(unit, &mut machine) {
             Ok(scan) => scan,
             Err(Undecided::Ask(questions)) => return Looked::Ask(questions),
-            Err(why) => return Looked::Undecided(why),
+            Err(why) => return machine.special.map_or(Looked::Undecided(why), Looked::Refused),
         };
         let directories = machine.directories;
         match self.gather(call, unit, &mut look, &scan, &directories) {
@@ -231,11 +231,14 @@ struct Machine<'l, 's> {
     seen: HashMap<Digest, FileId>,
     /// Directories at which a file was looked for.
     directories: Vec<Vec<u8>>,
+    /// The pipe or device that an include leads to. The compiler is not asked about it: what it reads from a pipe is gone for
+    /// the compile.
+    special: Option<Unknown>,
 }
 
 impl<'l, 's> Machine<'l, 's> {
     fn new(look: &'l mut Look<'s>, texts: &'l Texts) -> Self {
-        Self { look, texts, seen: HashMap::new(), directories: Vec::new() }
+        Self { look, texts, seen: HashMap::new(), directories: Vec::new(), special: None }
     }
 
     fn file(&mut self, file: FileId) -> Seen {
@@ -265,7 +268,12 @@ impl Disk for Machine<'_, '_> {
                 Seen::Directory
             }
             Err(Nowhere::Absent) => Seen::Absent,
-            Ok(Place::Special) | Err(_) => Seen::Other,
+            Ok(Place::Special) => {
+                let path = joined(dir, name);
+                self.special = Some(Unknown::because(Obstacle::SpecialInput, path_of(&path).display()));
+                Seen::Other
+            }
+            Err(_) => Seen::Other,
         }
     }
 
