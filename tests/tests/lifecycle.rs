@@ -212,6 +212,7 @@ fn explanations() {
     desk.sh("$B gcc -march=native -c x.c").ok();
     let native = desk.barn(&["explain"]).ok().out();
     assert!(native.contains("native-cpu") && native.contains("-march=native"), "{native}");
+    assert_eq!(desk.barn(&["explain", "x.c"]).ok().out(), native);
     let unknown = desk.barn(&["explain", "y.c"]);
     assert!(unknown.status == 1 && unknown.err().contains("y.c"), "{}", unknown.err());
 }

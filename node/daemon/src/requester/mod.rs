@@ -35,6 +35,7 @@ pub mod writers;
 
 use std::{
     fs::File,
+    path::PathBuf,
     sync::{Arc, OnceLock},
 };
 
@@ -61,7 +62,7 @@ use remote::Returned;
 pub use rust::{Answers, Closures};
 use rust::{Question, RustCall};
 use sight::{Look, Sight};
-use story::Story;
+use story::{Story, seems_about};
 use writers::{Claim, Writers};
 
 use crate::{
@@ -240,7 +241,10 @@ impl Requester {
                 story.end("uncached");
                 Answer::Exec
             }
-            Ok(First::Local(reason)) => self.exec(story, &reason),
+            Ok(First::Local(source, reason)) => {
+                story.is_about(&source);
+                self.exec(story, &reason)
+            }
             Err(_) => self.exec(story, &Unknown::because(Obstacle::Internal, "the classification panicked")),
         }
     }
@@ -253,7 +257,7 @@ impl Requester {
             Understood::Rust(call) => return First::Rust(Arc::new(*call)),
             Understood::Question(question) => return First::Question(question),
             Understood::Other(what) => return First::Other(what),
-            Understood::Local(reason) => return First::Local(reason),
+            Understood::Local(reason) => return First::Local(seems_about(request), reason),
         };
         let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
         let looked_up = self.manifest_key(&call).map(|key| {
@@ -664,8 +668,8 @@ enum First {
     Question(Box<Question>),
     /// No compile.
     Other(&'static str),
-    /// A compile that cannot be cached.
-    Local(Unknown),
+    /// A compile that cannot be cached, and what it seems to be about.
+    Local(PathBuf, Unknown),
 }
 
 /// A compile whose result was looked for here.
