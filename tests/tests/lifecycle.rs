@@ -153,7 +153,8 @@ fn an_interrupted_compile_leaves_nothing() {
     let ended = during.wait_with_output().unwrap();
     assert!(!ended.status.success());
     assert!(begun.elapsed() < patience(Duration::from_secs(2)), "{:?}", begun.elapsed());
-    let left: Vec<_> = fs::read_dir(desk.at("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(desk.at("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?} was left");
     desk.await_that("the node has noticed", |desk| {
         desk.barn(&["status", "--json"]).json()["running"]["local"] == 0
@@ -214,6 +215,7 @@ fn explanations() {
     desk.sh("$B gcc -march=native -c x.c").ok();
     let native = desk.barn(&["explain"]).ok().out();
     assert!(native.contains("native-cpu") && native.contains("-march=native"), "{native}");
+    assert_eq!(desk.barn(&["explain", "x.c"]).ok().out(), native);
     let unknown = desk.barn(&["explain", "y.c"]);
     assert!(unknown.status == 1 && unknown.err().contains("y.c"), "{}", unknown.err());
 }

@@ -278,6 +278,43 @@ fn a_library_that_is_dragged_in_is_an_input() {
     assert_eq!(counts.reasons, [("unknown-crate".to_owned(), 1)].into(), "{counts:?}");
 }
 
+/// A directory that takes another's place while rustc runs holds files as old as any, which rustc has not read.
+#[test]
+fn a_directory_that_is_swapped_during_a_compile_is_noticed() {
+    let bench = Bench::new();
+    bench.desk.lay(&[
+        (
+            "swap.rs",
+            r#"
+extern crate proc_macro;
+#[proc_macro]
+pub fn swap(_: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    if std::fs::rename("src/next", "src/kept").is_ok() {
+        std::fs::rename("src/part", "src/last").unwrap();
+        std::fs::rename("src/kept", "src/part").unwrap();
+    }
+    Default::default()
+}
+"#,
+        ),
+        ("src/main.rs", "mod part;\nfn main() { println!(\"{}\", part::SAYS); }\n"),
+        ("src/part/mod.rs", "swap::swap!();\npub const SAYS: &str = \"old\";\n"),
+        ("src/next/mod.rs", "swap::swap!();\npub const SAYS: &str = \"new\";\n"),
+        ("o/keep", ""),
+        // What is in the package is watched otherwise.
+        ("package/keep", ""),
+    ]);
+    let rustc = "$B rustc --emit=dep-info,link --out-dir o --edition=2021";
+    bench.wrapped(&format!("{rustc} --crate-name swap --crate-type proc-macro swap.rs"));
+    let main = format!(
+        "CARGO_MANIFEST_DIR=$PWD/package {rustc} --crate-name main --crate-type bin --extern swap=o/libswap.so src/main.rs && o/main"
+    );
+    for (expect, hits) in [("old", 0), ("new", 0), ("new", 1)] {
+        let (ran, counts) = bench.wrapped(&main);
+        assert_eq!((ran.out().trim(), counts.hits, counts.local), (expect, hits, 0), "{counts:?}");
+    }
+}
+
 /// Messages come in order while rustc still works, and again from the store.
 #[test]
 fn messages_are_those_of_rustc() {

@@ -5,8 +5,9 @@
 //! errs towards reporting too much. It is not a preprocessor; [`Directives`] says where one is needed
 //! (`computed_*`) and where no list of includes can be complete (`incbin`, `modules` …).
 //!
-//! Not seen: names that only token pasting or numeric escapes in a string spell out, other than `incbin`
-//! pasted from two words. A compile that needs such a file fails where the file is missing.
+//! Not seen: names that only token pasting spells out, other than `incbin` pasted from two words, and words that the
+//! assembler's own macros put together. Such a compile fails on a worker, where the file is missing; compiled here it is
+//! kept, and a change of that file is not noticed.
 
 mod lex;
 
@@ -188,6 +189,10 @@ mod tests {
         check("asm(R\"(.incbin \"x\")\");", &[], "incbin");
         check("  .incbin \"x\"\n", &[], "incbin");
         check("#define P inc ## bin\n", &[], "incbin");
+        check(r#"asm("\56\151ncbin x");"#, &[], "incbin");
+        check(r#"asm(".incbi" "\x6e x");"#, &[], "incbin");
+        check(r#"asm("\u002eincbi\U0000006e x");"#, &[], "incbin");
+        check(r#"asm(".incbi\\x6e \"\n");"#, &[], "");
         check("// .incbin\n/* .incbin */\n", &[], "");
         check("f(\".inc\", \"bin\");", &[], "");
         check(".include \"x.inc\"\n", &[], "asm");

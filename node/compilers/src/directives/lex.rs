@@ -365,8 +365,8 @@ impl<'a> Lexer<'a> {
         let prefix = &self.text[word_start(self.text, self.at)..self.at];
         let raw = matches!(prefix, b"R" | b"LR" | b"uR" | b"UR" | b"u8R");
         let content = if raw { self.take_raw_string() } else { None };
-        let content = content.unwrap_or_else(|| self.take_literal());
-        self.strings.add(content);
+        let content = content.map_or_else(|| unescaped(self.take_literal()), Cow::Borrowed);
+        self.strings.add(&content);
         self.strings_end = self.at;
     }
 
@@ -457,6 +457,40 @@ impl Strings {
             *self = Strings::default();
         }
     }
+}
+
+/// A literal with what its numeric escapes stand for in their place: so the assembler gets it.
+fn unescaped(literal: &[u8]) -> Cow<'_, [u8]> {
+    if memchr(b'\\', literal).is_none() {
+        return Cow::Borrowed(literal);
+    }
+    let mut plain = Vec::with_capacity(literal.len());
+    let mut rest = literal;
+    while let Some(at) = memchr(b'\\', rest) {
+        plain.extend_from_slice(&rest[..at]);
+        rest = &rest[at + 1..];
+        let (digits, radix, most) = match rest {
+            [b'x', digits @ ..] => (digits, 16, digits.len()),
+            [b'u', digits @ ..] => (digits, 16, 4),
+            [b'U', digits @ ..] => (digits, 16, 8),
+            digits => (digits, 8, 3),
+        };
+        let digit = |byte: &u8| u8::try_from(char::from(*byte).to_digit(radix)?).ok();
+        let values: Vec<u8> = digits.iter().take(most).map_while(digit).collect();
+        if values.is_empty() {
+            // Another escape, of one character, which may be a backslash.
+            let length = rest.len().min(1);
+            plain.push(b'\\');
+            plain.extend_from_slice(&rest[..length]);
+            rest = &rest[length..];
+        } else {
+            let base = if radix == 8 { 8 } else { 16_u8 };
+            plain.push(values.iter().fold(0, |sum: u8, value| sum.wrapping_mul(base).wrapping_add(*value)));
+            rest = &digits[values.len()..];
+        }
+    }
+    plain.extend_from_slice(rest);
+    Cow::Owned(plain)
 }
 
 /// Whether `text` holds `word`, in any case of letters: assemblers take their directives so.

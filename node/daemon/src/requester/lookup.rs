@@ -1,6 +1,6 @@
 //! What this machine's store has of a call: by include manifests, and by the key of its action.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use barn_cache::Store;
 use barn_protocol::{ActionKey, ActionRecord, ActionResult, Digest, action::Blob};
@@ -16,6 +16,7 @@ use super::{
     portable::Portable,
     rust::{Question, RustCall},
     sight::Look,
+    story::seems_about,
     writers::Claim,
 };
 use crate::trust::{Policy, UnknownTrust};
@@ -29,8 +30,8 @@ pub(super) enum First {
     Question(Box<Question>),
     /// No compile.
     Other(&'static str),
-    /// A compile that cannot be cached.
-    Local(Unknown),
+    /// A compile that cannot be cached, and what it seems to be about.
+    Local(PathBuf, Unknown),
 }
 
 /// A compile whose result was looked for here.
@@ -99,7 +100,7 @@ impl Requester {
             Understood::Rust(call) => return First::Rust(Arc::new(*call)),
             Understood::Question(question) => return First::Question(question),
             Understood::Other(what) => return First::Other(what),
-            Understood::Local(reason) => return First::Local(reason),
+            Understood::Local(reason) => return First::Local(seems_about(request), reason),
         };
         let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
         let looked_up = self.manifest_key(&call).map(|key| {

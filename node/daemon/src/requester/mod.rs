@@ -236,7 +236,10 @@ impl Requester {
                 story.end("uncached");
                 Answer::Exec
             }
-            Ok(First::Local(reason)) => self.exec(story, &reason),
+            Ok(First::Local(source, reason)) => {
+                story.is_about(&source);
+                self.exec(story, &reason)
+            }
             Err(_) => self.exec(story, &Unknown::because(Obstacle::Internal, "the classification panicked")),
         }
     }

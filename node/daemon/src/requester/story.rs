@@ -1,14 +1,22 @@
 //! What is told of one compile, for `barn explain` and the log.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use barn_wrapper::messages::Request;
 
-use super::Call;
+use super::{Call, sight::path_of};
 use crate::{
     enrol::unix_now_s,
     history::{Entry, History},
 };
+
+/// How the names of sources end.
+const SOURCES: [&str; 13] = ["C", "S", "c", "c++", "cc", "cpp", "cxx", "i", "ii", "m", "mm", "rs", "s"];
 
 /// The story of one compile, written down when it ends.
 pub(super) struct Story {
@@ -54,4 +62,15 @@ impl Story {
         tracing::debug!(file = self.entry.file, outcome, story = ?self.entry.story, "answered");
         self.history.add(self.entry);
     }
+}
+
+/// What a compile that is not understood seems to be about: the last source among its arguments, else the directory.
+pub(super) fn seems_about(request: &Request) -> PathBuf {
+    let is_source = |argument: &&Vec<u8>| {
+        let suffix = path_of(argument).extension().and_then(OsStr::to_str);
+        !argument.starts_with(b"-") && suffix.is_some_and(|suffix| SOURCES.contains(&suffix))
+    };
+    let directory = path_of(&request.cwd);
+    let source = request.argv.iter().skip(1).rfind(is_source);
+    source.map_or_else(|| directory.to_owned(), |source| directory.join(path_of(source)))
 }

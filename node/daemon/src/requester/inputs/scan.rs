@@ -178,7 +178,7 @@ impl Parts {
         let scan = match self.scanner.scan(unit, &mut machine) {
             Ok(scan) => scan,
             Err(Undecided::Ask(questions)) => return Looked::Ask(questions),
-            Err(why) => return Looked::Undecided(why),
+            Err(why) => return machine.special.map_or(Looked::Undecided(why), Looked::Refused),
         };
         let Machine { directories, named, .. } = machine;
         match self.gather(call, unit, &mut look, &scan, (&directories, &named)) {
@@ -241,11 +241,15 @@ struct Machine<'l, 's> {
     call: &'l Call,
     /// Absolute names that are not those of the command line.
     named: Vec<Vec<u8>>,
+    /// The pipe or device that an include leads to. The compiler is not asked about it: what it reads from a pipe is gone for
+    /// the compile.
+    special: Option<Unknown>,
 }
 
 impl<'l, 's> Machine<'l, 's> {
     fn new(look: &'l mut Look<'s>, texts: &'l Texts, call: &'l Call) -> Self {
-        Self { look, texts, seen: HashMap::new(), directories: Vec::new(), call, named: Vec::new() }
+        let (seen, directories, named) = (HashMap::new(), Vec::new(), Vec::new());
+        Self { look, texts, seen, directories, call, named, special: None }
     }
 
     fn is_of_command_line(&self, name: &[u8]) -> bool {
@@ -283,7 +287,12 @@ impl Disk for Machine<'_, '_> {
                 Seen::Directory
             }
             Err(Nowhere::Absent) => Seen::Absent,
-            Ok(Place::Special) | Err(_) => Seen::Other,
+            Ok(Place::Special) => {
+                let path = joined(dir, name);
+                self.special = Some(Unknown::because(Obstacle::SpecialInput, path_of(&path).display()));
+                Seen::Other
+            }
+            Err(_) => Seen::Other,
         }
     }
 

@@ -103,6 +103,15 @@ async fn a_precompiled_header_counts_where_its_header_is_not() {
     }
 }
 
+/// What the compiler is asked with would be missing when it compiles.
+#[tokio::test]
+async fn nobody_reads_a_pipe_but_the_compile() {
+    let bench = Bench::new(Way::Scanner, &[("x.c", "#include \"pipe.h\"\n")]);
+    nix::unistd::mkfifo(&bench.at("pipe.h"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(5), bench.refused("-c x.c")).await;
+    assert_eq!(refused, Ok("special-input"));
+}
+
 #[tokio::test]
 async fn what_gcc_includes_unasked_is_looked_for() {
     for way in WAYS {

@@ -1,16 +1,15 @@
 //! What a crate's inputs were, once rustc has told.
 
-use std::os::unix::ffi::OsStrExt as _;
+use std::{fs, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc};
 
 use barn_compilers::rustc::DepInfo;
 use barn_protocol::{Action, ActionKey, Digest, Entry, Tree, canonical::Canonical};
-use std::sync::Arc;
 
 use super::{before::Before, call::RustCall, listing::Listing};
 use crate::requester::{
     Requester,
-    files::Known,
-    layout::{Layout, tree_path},
+    files::{Known, Signature},
+    layout::{Layout, host_path, tree_path},
     manifest::Absent,
     sight::{Look, Nowhere, Place},
 };
@@ -68,8 +67,12 @@ impl Requester {
         if after.layout.newest_link_ns() >= before.began_ns {
             return Err("a link on the way to an input has changed".to_owned());
         }
+        let tree = after.layout.finish();
+        if let Some(moved) = moved_directory(&tree, before.began_ns) {
+            return Err(format!("{} was moved", moved.display()));
+        }
         Ok(Inputs {
-            tree: Arc::new(after.layout.finish()),
+            tree: Arc::new(tree),
             absent: after.absent,
             listings: before.listings.clone(),
             env: variables(call, dep_info)?,
@@ -147,6 +150,18 @@ impl After<'_, '_> {
         self.absent.add(&other);
         Ok(())
     }
+}
+
+/// A directory that took its place since `began_ns`. The files in it are as old as ever, but they may not be those that rustc read.
+/// A move changes when the directory was changed, and not when its names were.
+fn moved_directory(tree: &Tree, began_ns: i128) -> Option<PathBuf> {
+    let directories = tree.iter().filter(|(_, entry)| matches!(entry, Entry::Directory));
+    directories.map(|(path, _)| host_path(path)).find(|path| {
+        fs::symlink_metadata(path).map_or(true, |meta| {
+            let now = Signature::of(&meta);
+            now.changed_ns() >= began_ns && now.mtime_ns() < began_ns
+        })
+    })
 }
 
 fn variables(call: &RustCall, dep_info: &DepInfo) -> Result<Variables, String> {

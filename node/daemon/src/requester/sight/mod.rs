@@ -192,6 +192,8 @@ struct FoundFile {
 }
 
 const ROOT: DirectoryId = DirectoryId(0);
+/// Where the kernel shows each process its own files: `/dev/fd/9` and `/dev/stdin` lead there too. The compiler would see others.
+const PROCESSES: &[u8] = b"proc";
 
 impl Sight {
     fn recall(&self, real: &[u8]) -> Remembered {
@@ -442,6 +444,9 @@ impl<'a> Look<'a> {
         }
         if name.len() > NAME_BYTES_MAX {
             return Child::Nowhere(Nowhere::TooLong);
+        }
+        if directory == ROOT && name == PROCESSES {
+            return Child::Nowhere(Nowhere::Unreadable);
         }
         let child = match self.names(directory) {
             Some(snapshot) => match snapshot.get(name) {

@@ -263,6 +263,18 @@ fn what_cannot_be_read_is_said_to_be_so() {
 }
 
 #[test]
+fn what_each_process_sees_for_itself_is_not_looked_at() {
+    use std::os::fd::AsRawFd as _;
+    let bench = Bench::new();
+    fs::write(bench.at("x.h"), "").unwrap();
+    let open = File::open(bench.at("x.h")).unwrap();
+    for directory in ["/dev/fd", "/proc/self/fd", "/proc/thread-self/fd"] {
+        assert_eq!(bench.now(&format!("{directory}/{}", open.as_raw_fd())), "Unreadable", "{directory}");
+    }
+    assert_eq!(bench.now("/proc/version"), "Unreadable");
+}
+
+#[test]
 fn memory_is_bounded() {
     let bench = Bench::new();
     for n in 0..3 * DIRECTORIES_MAX {
