@@ -142,7 +142,7 @@ fn compilers(search_path: &OsStr) -> BTreeSet<OsString> {
     let names = directories.filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     let is_linked = |name: &OsString| {
         let plain = |other: &&str| name.as_bytes().windows(other.len()).any(|part| part == other.as_bytes());
-        looks_like_compiler(name) && !NOT_LINKED.iter().any(|other| plain(other))
+        looks_like_compiler(name) && !NOT_LINKED.iter().any(plain)
     };
     names.map(|entry| entry.file_name()).filter(is_linked).collect()
 }
