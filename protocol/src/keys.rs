@@ -23,6 +23,10 @@ pub mod domain {
     pub const STAND_IN_SOURCE: &str = "barnraise stand-in source v1";
     /// A compiler for which another one stands in, known by its file's stamp.
     pub const STAND_IN: &str = "barnraise stand-in v1";
+    /// An action's key in any checkout of its project ([`crate::portable`]).
+    pub const PORTABLE_ACTION: &str = "barnraise portable action v1";
+    /// The key of the include manifests of a source in any checkout.
+    pub const PORTABLE_MANIFEST: &str = "barnraise portable manifest v1";
     /// The key of an action record in the office's cache.
     pub const OFFICE_RECORD: &str = "barnraise office record v1";
     /// The key of include manifests in the office's cache.
@@ -41,13 +45,15 @@ pub mod domain {
     pub const MESH_HELLO: &str = "barnraise mesh hello v1";
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 16] = [
         ACTION,
         TREE,
         TOOLCHAIN,
         INCLUDE_MANIFEST,
         STAND_IN_SOURCE,
         STAND_IN,
+        PORTABLE_ACTION,
+        PORTABLE_MANIFEST,
         OFFICE_RECORD,
         OFFICE_MANIFEST,
         OFFICE_OWNER,

@@ -1,7 +1,7 @@
 //! Types, canonical encoding, keys and sans-IO state machines of the mesh.
 //!
 //! Everything two machines must agree on lives here: what an action is and how its key is computed
-//! ([`action`], [`canonical`], [`keys`]), who may take part ([`identity`], [`roster`], [`invite`]), what is said over
+//! ([`action`], [`canonical`], [`keys`], [`portable`]), who may take part ([`identity`], [`roster`], [`invite`]), what is said over
 //! the network ([`wire`], [`delta`], [`known`], [`advert`]), and the decisions every node takes by itself ([`membership`],
 //! [`placement`], [`transfer`], [`dht`], [`prefetch`]).
 //!
@@ -24,6 +24,7 @@ pub mod membership;
 pub mod observed;
 pub mod path;
 pub mod placement;
+pub mod portable;
 pub mod prefetch;
 mod random;
 pub mod roster;
@@ -37,5 +38,6 @@ pub use digest::Digest;
 pub use identity::{Identity, NodeId};
 pub use observed::Observed;
 pub use path::TreePath;
+pub use portable::Places;
 pub use toolchain::Toolchain;
 pub use tree::{Entry, Tree};

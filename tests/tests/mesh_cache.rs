@@ -87,9 +87,10 @@ impl Checkout {
     }
 }
 
-/// An office in which everybody compiles on its own. Before it is one, the first host compiles `first`.
-fn office(checkout: &Checkout, first: Option<&str>) -> Option<Mesh> {
-    let host = |name| HostSpec::new(name).sees(checkout.path());
+/// An office in which everybody compiles on its own and sees these checkouts. Before it is one, the first host compiles `first` of
+/// the first of them.
+fn office(checkouts: &[&Checkout], first: Option<&str>) -> Option<Mesh> {
+    let host = |name| checkouts.iter().fold(HostSpec::new(name), |host, checkout| host.sees(checkout.path()));
     let spec = OfficeSpec::new(bin_dir_of_this_build()).host(host("h1")).host(host("h2")).host(host("h3"));
     let mesh = Mesh::empty(spec)?;
     for host in mesh.hosts() {
@@ -97,7 +98,7 @@ fn office(checkout: &Checkout, first: Option<&str>) -> Option<Mesh> {
         fs::write(host.barn_home().join("barn.toml"), "[worker]\nslots = 0\n").unwrap();
         start_node(host);
     }
-    first.iter().for_each(|unit| drop(checkout.compile(&mesh[0], unit)));
+    first.iter().for_each(|unit| drop(checkouts[0].compile(&mesh[0], unit)));
     mesh[0].barn_text(["mesh", "init"]).unwrap();
     mesh.hosts()[1..].iter().for_each(|host| join(&mesh[0], host));
     let all: Vec<&Host> = mesh.hosts().iter().collect();
@@ -124,12 +125,13 @@ fn publish(mesh: &Mesh, checkout: &Checkout, host: &Host, unit: &str) -> Vec<u8>
 
 #[test]
 fn what_one_machine_compiled_another_finds() {
-    let checkout = Checkout::new();
+    let (checkout, elsewhere) = (Checkout::new(), Checkout::new());
     let alone = checkout.large("fa.c");
-    let Some(mesh) = office(&checkout, Some(&alone)) else { return };
+    let Some(mesh) = office(&[&checkout, &elsewhere], Some(&alone)) else { return };
     let (one, two) = (&mesh[0], &mesh[1]);
     what_was_made_before_is_offered(&mesh, &checkout, one, two, &alone);
     a_neighbour_has_it(&mesh, &checkout, one, two);
+    so_does_one_with_another_checkout(&mesh, [&checkout, &elsewhere], one, two);
     no_search_for_what_a_neighbour_found(&mesh, &checkout, one, two);
     a_header_that_appears_is_seen(&mesh, &checkout, one, two);
     another_header_is_another_compile(&mesh, &checkout, one, two);
@@ -206,6 +208,38 @@ fn a_header_that_appears_is_seen(mesh: &Mesh, checkout: &Checkout, one: &Host, t
     checkout.write("opt.h", "int more(void) { return 2; }\n");
     let compiled = checkout.compile(two, "ha.c");
     assert!(compiled != made && compiled == checkout.expected(two, "ha.c"));
+}
+
+/// As above, in a directory of another name, with another home.
+fn so_does_one_with_another_checkout(
+    mesh: &Mesh,
+    [checkout, elsewhere]: [&Checkout; 2],
+    one: &Host,
+    two: &Host,
+) {
+    let found = (0..5).any(|round| {
+        let unit = checkout.small(&format!("p{round}.c"));
+        elsewhere.small(&unit);
+        let (hits, compiled) = (count(two, "/hits/mesh"), count(two, "/compiles/local"));
+        publish(mesh, checkout, one, &unit);
+        let found = elsewhere.compile(two, &unit);
+        assert!(found == elsewhere.expected(two, &unit), "{unit}");
+        let is_hit = count(two, "/hits/mesh") == hits + 1;
+        assert_eq!(count(two, "/compiles/local"), compiled + u64::from(!is_hit));
+        // Now it is in the own store, and no scan is needed.
+        let hits = count(two, "/hits/local");
+        elsewhere.compile(two, &unit);
+        assert_eq!(count(two, "/hits/local"), hits + 1);
+        is_hit
+    });
+    assert!(found, "{}", report(two));
+    // The same source, another header.
+    let unit = checkout.small("qa.c");
+    elsewhere.small(&unit);
+    elsewhere.write("part.h", "inline int part(int a) { return a - 1; }\n");
+    let made = publish(mesh, checkout, one, &unit);
+    let compiled = elsewhere.compile(two, &unit);
+    assert!(compiled != made && compiled == elsewhere.expected(two, &unit));
 }
 
 fn another_header_is_another_compile(mesh: &Mesh, checkout: &Checkout, one: &Host, two: &Host) {
@@ -286,7 +320,7 @@ fn believes(mesh: &Mesh, checkout: &Checkout, maker: &Host, reader: &Host, deman
 #[test]
 fn whose_word_counts_is_for_the_reader_to_say() {
     let checkout = Checkout::new();
-    let Some(mesh) = office(&checkout, None) else { return };
+    let Some(mesh) = office(&[&checkout], None) else { return };
     let (one, two, three) = (&mesh[0], &mesh[1], &mesh[2]);
     a_build_may_demand_more(&mesh, &checkout, one, two);
     what_several_made_counts_for_whoever_wants_several(&mesh, &checkout, [one, two, three]);

@@ -111,6 +111,16 @@ pub struct Compile {
 }
 
 impl Compile {
+    /// Puts arguments before all others.
+    pub fn prepend(&mut self, args: &[Vec<u8>]) {
+        self.dependency_args.splice(0..0, args.iter().cloned());
+        self.argv.splice(0..0, args.iter().cloned());
+        self.presentation_at += args.len();
+        for (arguments, _) in &mut self.silent_directories {
+            *arguments = arguments.start + args.len()..arguments.end + args.len();
+        }
+    }
+
     /// The arguments that say what is made of which files: without flags for directories that are not there, as
     /// `is_missing` says, and with the flags for the terminal only if `shown`. A compile with them makes the same files, and
     /// says the same but for colour and width.

@@ -6,7 +6,8 @@
 //! elsewhere, [`depend`] derives the compiler's own dependency run and reads its answer, and
 //! [`directives`] with [`search`] find the files which that answer leaves out. [`dialect`] says what to ask the compiler
 //! so that files can be found without such a run. [`flags`], [`response`],
-//! [`environment`] and [`color`] are the parts of `classify`, [`rustc`] is its half for Rust; [`reason`] is the closed list of answers to
+//! [`environment`] and [`color`] are the parts of `classify`, [`rustc`] is its half for Rust; [`portable`] says whether a result can be
+//! one of another checkout as well; [`reason`] is the closed list of answers to
 //! "why did this run here".
 //!
 //! Invariant: running locally is always right, everything else is a claim. A flag that is not in the
@@ -27,6 +28,7 @@ pub mod flags;
 mod language;
 mod outputs;
 mod parse;
+pub mod portable;
 pub mod reason;
 pub mod response;
 pub mod rustc;

@@ -18,7 +18,7 @@ use crate::{
     office_cache::{self, OfficeCache},
     prefetch::{Recorder, Warmer},
     requester::{
-        Carrier, HeldManifests, Requester,
+        Carrier, HeldManifests, Requester, Wording,
         dispatch::Dispatch,
         files::Files,
         inputs::{scan::IncludeScan, texts::Texts},
@@ -172,6 +172,7 @@ async fn start(
         files: files.clone(),
         sight: sight.clone(),
         held: HeldManifests::default(),
+        wording: Wording::default(),
         writers: Arc::default(),
         keeper: Arc::default(),
         builds: Arc::new(Recorder::open(identity.clone(), roster.clone(), setup.home.clone())),

@@ -26,6 +26,13 @@ pub(super) fn start(host: &Host) -> Result<(), Failure> {
 /// Makes the first host's mesh, brings all others in, waits until all see all, and returns how long that took
 /// from the last join.
 pub(super) fn form(office: &Office) -> Result<Duration, Failure> {
+    gather(office)?;
+    let joined = Instant::now();
+    meet(office)?;
+    Ok(joined.elapsed())
+}
+
+fn gather(office: &Office) -> Result<(), Failure> {
     for host in office.hosts() {
         start(host)?;
     }
@@ -35,18 +42,29 @@ pub(super) fn form(office: &Office) -> Result<Duration, Failure> {
         let token = first.barn_text(["mesh", "invite"])?;
         host.barn_text(["join", token.as_str()])?;
     }
-    let joined = Instant::now();
-    meet(office)?;
-    Ok(joined.elapsed())
+    Ok(())
+}
+
+/// The same of nodes that do not work for others, and so offer no cores.
+pub(super) fn form_without_workers(office: &Office) -> Result<(), Failure> {
+    gather(office)?;
+    wait_for_all(office, |status| {
+        let peers = status["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        peers.iter().filter(|peer| peer["rtt_ms"].is_number()).count()
+    })
 }
 
 /// Waits until every host sees every other.
 pub(super) fn meet(office: &Office) -> Result<(), Failure> {
+    wait_for_all(office, |status| present(status).count())
+}
+
+fn wait_for_all(office: &Office, seen_in: impl Fn(&Value) -> usize) -> Result<(), Failure> {
     let others = office.hosts().len() - 1;
     for host in office.hosts() {
         let mut seen = 0;
         let all = || {
-            seen = host.status_json().map_or(0, |status| present(&status).count());
+            seen = host.status_json().map_or(0, |status| seen_in(&status));
             seen == others
         };
         let what = format!("{} to see the other {others}", host.name());

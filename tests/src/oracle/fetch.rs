@@ -35,7 +35,10 @@ pub(super) fn published(dir: &Path, package: &str, version: &str) -> io::Result<
 }
 
 /// Where a crate lies that this workspace is built with.
-pub(super) fn of_workspace(package: &str) -> io::Result<PathBuf> {
+///
+/// # Errors
+/// When cargo does not know it.
+pub fn of_workspace(package: &str) -> io::Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = run(cargo().args(["metadata", "--format-version", "1", "--offline"]).current_dir(here))?;
     let metadata: Value = serde_json::from_slice(&output.stdout)?;

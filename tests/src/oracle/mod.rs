@@ -22,5 +22,6 @@ pub mod report;
 pub mod trace;
 
 pub use corpus::{Base, Unit};
+pub use fetch::of_workspace;
 pub use judge::{Court, Verdict};
 pub use report::Report;

@@ -186,8 +186,8 @@ pub(crate) const GROUPS: &[Group] = &[
             ("out/", ""),
         ],
         cases: &[
-            gcc("$B gcc --sysroot=root -c x.c", Hit),
-            gcc("$B gcc --sysroot=root -isysroot \"$PWD/root\" -c x.c", Hit),
+            gcc("$B gcc --sysroot=root -c x.c", Hit).looks_around(),
+            gcc("$B gcc --sysroot=root -isysroot \"$PWD/root\" -c x.c", Hit).looks_around(),
             clang("$B clang --sysroot=root -c x.c", CacheOnly),
             clang("$B clang -isysroot root -Iroot/usr/include -c x.c", CacheOnly),
         ],

@@ -8,7 +8,7 @@ use std::{
         fs::MetadataExt as _,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Instant,
 };
 
@@ -23,6 +23,7 @@ use super::{
     files::Files,
     inputs::Unknown,
     obstacle::Obstacle,
+    portable::{self, Portable, project::Project},
     rust::{Question, RustCall, understand_question, understand_rust},
     sight::{Look, Place, Sight},
 };
@@ -64,6 +65,10 @@ pub struct Call {
     pub stand_in: Option<StandIn>,
     /// When it came.
     pub arrived: Instant,
+    /// What the project's own settings say.
+    pub(super) project: Project,
+    /// What is the same in every checkout of the project; asked for when this one's own look-up found nothing.
+    portable: OnceLock<Result<Portable, String>>,
 }
 
 /// What a call turned out to be.
@@ -84,6 +89,22 @@ impl Call {
     /// The source as an absolute path.
     pub fn source_path(&self) -> PathBuf {
         self.cwd.join(OsStr::from_bytes(&self.compile.source))
+    }
+
+    /// The arguments that matter, without `argv[0]` and those for the user's terminal that leave no trace in files.
+    pub(super) fn plain_args(&self) -> &[Vec<u8>] {
+        let argv = self.plain_argv.as_ref().unwrap_or(&self.stem.argv);
+        argv.get(1..).unwrap_or_default()
+    }
+
+    /// Whether a result made for [`Call::plain_args`] serves only if the compiler said nothing.
+    pub(super) fn has_plain_form(&self) -> bool {
+        self.plain_argv.is_some()
+    }
+
+    /// What is the same in every checkout; why a result may show where it was made, if it may.
+    pub(super) fn portable(&self) -> Result<&Portable, String> {
+        self.portable.get_or_init(|| Portable::of(self)).as_ref().map_err(Clone::clone)
     }
 
     /// The source as written.
@@ -283,11 +304,13 @@ fn misled(by: &Path) -> Unknown {
 fn call(
     request: &Request,
     program: PathBuf,
-    compile: Compile,
+    mut compile: Compile,
     env: Environment,
     runs: Runs,
 ) -> Result<Call, Unknown> {
     let cwd = path(&request.cwd);
+    let project = Project::find(&cwd, &source_directory(&cwd, &compile));
+    compile.prepend(&portable::maps(&project, &cwd, &compile));
     let (outputs, output_names) = outputs(&compile, &cwd)?;
     let left_out = missing(&compile, &cwd);
     let essential = |shown| {
@@ -318,7 +341,15 @@ fn call(
         cache_only: None,
         stand_in: None,
         arrived: Instant::now(),
+        project,
+        portable: OnceLock::new(),
     })
+}
+
+/// The directory of the source, as it is spelled.
+pub(super) fn source_directory(cwd: &Path, compile: &Compile) -> PathBuf {
+    let source = cwd.join(OsStr::from_bytes(&compile.source));
+    source.parent().map_or_else(|| cwd.to_owned(), Path::to_owned)
 }
 
 fn odd(what: &str, bytes: &[u8]) -> Unknown {

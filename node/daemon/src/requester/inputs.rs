@@ -23,6 +23,7 @@ use super::{
     layout::LayoutError,
     manifest::{Absent, Manifest},
     obstacle::Obstacle,
+    portable::routes::Routes,
     sight::Look,
 };
 use crate::blobs::Sources;
@@ -47,6 +48,8 @@ pub struct Inputs {
     pub complete: bool,
     /// When the newest of all files and links that were looked at changed, in nanoseconds since 1970.
     pub newest_ns: i128,
+    /// How the files were reached.
+    pub(super) routes: Routes,
     /// Why the compiler had to be asked what it includes, if it was.
     pub not_scanned: Option<Unknown>,
 }

@@ -41,7 +41,7 @@ pub struct Keeper {
 pub struct Reserved {
     keeper: Weak<Keeper>,
     turn: Arc<Semaphore>,
-    key: Digest,
+    keys: Vec<Digest>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -62,14 +62,22 @@ impl Default for Keeper {
 }
 
 impl Keeper {
-    /// Waits for a place for a result whose manifest has this key. `None` if none is free within [`PATIENCE`], as when a
+    /// Waits for a place for a result whose manifests have these keys. `None` if none is free within [`PATIENCE`], as when a
     /// file system hangs: such a result is not kept, and no answer waits for it longer.
-    pub async fn reserve(self: &Arc<Self>, key: Digest) -> Option<Reserved> {
+    pub async fn reserve(self: &Arc<Self>, keys: impl IntoIterator<Item = Digest>) -> Option<Reserved> {
         let place = tokio::time::timeout(PATIENCE, self.places.clone().acquire_owned()).await.ok()?;
-        self.waiting.send_modify(|waiting| *waiting.entry(key).or_default() += 1);
+        let mut reserved = self.announce(keys);
         // It is never closed.
-        let place = place.ok();
-        Some(Reserved { keeper: Arc::downgrade(self), turn: self.turn.clone(), key, _place: place })
+        reserved._place = place.ok();
+        Some(reserved)
+    }
+
+    /// As [`Keeper::reserve`], for a result that the caller bounds.
+    pub fn announce(self: &Arc<Self>, keys: impl IntoIterator<Item = Digest>) -> Reserved {
+        let keys: Vec<Digest> = keys.into_iter().collect();
+        self.waiting
+            .send_modify(|waiting| keys.iter().for_each(|key| *waiting.entry(*key).or_default() += 1));
+        Reserved { keeper: Arc::downgrade(self), turn: self.turn.clone(), keys, _place: None }
     }
 
     /// Whether no result with this key is on its way.
@@ -105,10 +113,11 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         let Some(keeper) = self.keeper.upgrade() else { return };
         keeper.waiting.send_modify(|waiting| {
-            if let Some(count) = waiting.get_mut(&self.key) {
+            for key in &self.keys {
+                let Some(count) = waiting.get_mut(key) else { continue };
                 *count -= 1;
                 if *count == 0 {
-                    waiting.remove(&self.key);
+                    waiting.remove(key);
                 }
             }
         });
@@ -145,7 +154,7 @@ mod tests {
         let (go, wait) = mpsc::channel::<()>();
         let done = Arc::new(AtomicUsize::new(0));
         let kept = done.clone();
-        let reserved = keeper.reserve(one).await.unwrap();
+        let reserved = keeper.reserve([one]).await.unwrap();
         reserved
             .fill(move || {
                 wait.recv().unwrap();
@@ -164,19 +173,19 @@ mod tests {
         let keeper = Arc::new(Keeper::default());
         let key = Digest::of(b"key");
         for _ in 0..WAITING_MAX {
-            drop(keeper.reserve(key).await.unwrap().fill(|| {}));
-            keeper.reserve(key).await.unwrap().fill(|| panic!("as a store may")).begin();
+            drop(keeper.reserve([key]).await.unwrap().fill(|| {}));
+            keeper.reserve([key]).await.unwrap().fill(|| panic!("as a store may")).begin();
         }
         keeper.settle_all().await;
         let mut all = Vec::new();
         for _ in 0..WAITING_MAX {
-            all.push(keeper.reserve(key).await.unwrap());
+            all.push(keeper.reserve([key]).await.unwrap());
         }
-        let more = tokio::time::timeout(Duration::from_millis(20), keeper.reserve(key)).await;
+        let more = tokio::time::timeout(Duration::from_millis(20), keeper.reserve([key])).await;
         assert!(more.is_err(), "the next answer waits");
-        assert!(keeper.reserve(key).await.is_none(), "but not for ever");
+        assert!(keeper.reserve([key]).await.is_none(), "but not for ever");
         drop(all);
-        drop(keeper.reserve(key).await.unwrap());
+        drop(keeper.reserve([key]).await.unwrap());
         assert!(keeper.waiting.borrow().is_empty());
     }
 }

@@ -64,7 +64,7 @@ impl LocalWork for LocalRun {
             return story.end("local");
         }
         match keep(&requester, &prepared, compiled, outputs) {
-            Ok(()) => story.tell("compiled here and kept".to_owned()),
+            Ok(note) => story.tell(format!("compiled here and kept{note}")),
             Err(why) => story.tell(format!("compiled here, not kept: {why}")),
         }
         story.end("local");
@@ -79,10 +79,10 @@ impl LocalWork for LocalRun {
 
 fn keep(
     requester: &Arc<Requester>,
-    prepared: &Prepared,
+    prepared: &Arc<Prepared>,
     compiled: &Compiled,
     outputs: Vec<File>,
-) -> Result<(), String> {
+) -> Result<String, String> {
     let result = take_in(requester, &prepared.action.outputs, compiled, outputs)?;
     if prepared.claim.is_disturbed() {
         return Err("another compile wrote to the same output".to_owned());
@@ -95,7 +95,8 @@ fn keep(
         sandboxed: false,
         epoch: requester.roster.epoch(),
     };
-    requester.remember(made, &result, &record.sign(&requester.identity))
+    requester.remember(made, &result, &record.sign(&requester.identity))?;
+    Ok(requester.share_anywhere(prepared, &result))
 }
 
 /// Copies the outputs of a compile that was to write `expected` into the store; says why not.

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 pub(super) use barn_protocol::keys::manifest_key;
-use barn_protocol::{ActionKey, Digest, Entry, Tree};
+use barn_protocol::{ActionKey, Digest, Entry, Places, Tree};
 use serde::{Deserialize, Serialize};
 
 use super::sight::{FileId, Look, Nowhere, Place};
@@ -142,6 +142,54 @@ impl<'a> Manifest<'a> {
         (absent + manifest.passed_over.len() <= ABSENT_MAX).then_some(manifest)
     }
 
+    /// The manifest's bytes for any checkout: marks stand for the places.
+    pub(super) fn encode_marked(&self, places: &Places) -> Vec<u8> {
+        let marked: Vec<Vec<u8>> = self.paths().map(|path| places.mark_target(path)).collect();
+        let mut manifest = self.with_paths(&marked);
+        for (folder, own) in manifest.folders.iter_mut().zip(&self.folders) {
+            // They are there wherever the places are, under other names.
+            folder.directories.retain(|name| !places.implies(&joined(own.path, name)));
+        }
+        manifest.folders.retain(|folder| !folder.is_empty());
+        manifest.encode()
+    }
+
+    /// The paths of a manifest with marks as they are in `places`; `None` if it is of other kinds of places.
+    pub(super) fn unmarked(&self, places: &Places) -> Option<Vec<Vec<u8>>> {
+        self.paths().map(|path| places.unmark(path)).collect()
+    }
+
+    /// All that may be an absolute path.
+    fn paths(&self) -> impl Iterator<Item = &'a [u8]> {
+        let of_folder = |folder: &Folder<'a>| {
+            let targets = folder.links.iter().map(|(_, target)| *target);
+            std::iter::once(folder.path).chain(targets).collect::<Vec<_>>()
+        };
+        self.folders.iter().flat_map(of_folder).chain(self.passed_over.iter().copied())
+    }
+
+    /// The same with other paths, in the order of [`Manifest::paths`].
+    pub(super) fn with_paths<'b>(&self, paths: &'b [Vec<u8>]) -> Manifest<'b>
+    where
+        'a: 'b,
+    {
+        let mut paths = paths.iter().map(Vec::as_slice);
+        let mut next = move || paths.next().unwrap_or_default();
+        let folders = self.folders.iter().map(|folder| Folder {
+            path: next(),
+            files: folder.files.clone(),
+            links: folder.links.iter().map(|(name, _)| (*name, next())).collect(),
+            directories: folder.directories.clone(),
+            absent: folder.absent.clone(),
+        });
+        let folders = folders.collect();
+        Manifest {
+            action: self.action,
+            folders,
+            passed_over: self.passed_over.iter().map(|_| next()).collect(),
+        }
+    }
+
     /// Why the manifest does not hold any more, as `look` sees it; `None` if it does.
     pub(super) fn broken_by(&self, look: &mut Look<'_>) -> Option<String> {
         self.difference(look, |look, file, digest| {
@@ -165,6 +213,11 @@ impl<'a> Manifest<'a> {
 }
 
 impl Folder<'_> {
+    fn is_empty(&self) -> bool {
+        let Self { path: _, files, links, directories, absent } = self;
+        files.is_empty() && links.is_empty() && directories.is_empty() && absent.is_empty()
+    }
+
     fn difference(
         &self,
         look: &mut Look<'_>,
@@ -194,6 +247,12 @@ impl Folder<'_> {
         let appeared = self.absent.iter().find(|name| look.find(self.path, name) != Err(Nowhere::Absent));
         appeared.and_then(|name| told(name, "appeared"))
     }
+}
+
+/// A name in a directory as one path.
+fn joined(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if directory.ends_with(b"/") || name.is_empty() { b"" } else { b"/" };
+    [directory, slash, name].concat()
 }
 
 /// A path of a tree as its directory and its name; the name of the root is empty.
@@ -294,5 +353,73 @@ mod tests {
             "as-file has changed",
         );
         assert_eq!(Manifest::decode(&bytes[..bytes.len() - 1]), None);
+    }
+
+    #[test]
+    fn a_marked_manifest_holds_in_another_checkout_until_something_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(dir.path()).unwrap();
+        let checkout = |name: &str| {
+            let root = top.join(name);
+            fs::create_dir_all(root.join("sub")).unwrap();
+            fs::write(root.join("x.h"), "one").unwrap();
+            symlink(root.join("x.h"), root.join("link.h")).unwrap();
+            root
+        };
+        let (one, two) = (checkout("one"), checkout("deep/two"));
+        let places = |root: &Path| Places::new(tree_path(root), &tree_path(root)).unwrap();
+        let mut inputs = Tree::new();
+        let target = one.join("x.h").as_os_str().as_bytes().to_vec();
+        for (path, entry) in [
+            (one.join("x.h"), Entry::File { digest: Digest::of(b"one"), size: 3, executable: false }),
+            (one.join("link.h"), Entry::Symlink { target }),
+            (one.join("sub"), Entry::Directory),
+            (one.clone(), Entry::Directory),
+            (top.clone(), Entry::Directory),
+        ] {
+            inputs.insert(tree_path(&path), entry).unwrap();
+        }
+        let mut absent = Absent::default();
+        absent.add(one.join("sub/x.h").as_os_str().as_bytes());
+        absent.add(b"sub/y.h");
+        let action = ActionKey(Digest::of(b"key"));
+        let bytes = Manifest::new(action, &inputs, &absent).encode_marked(&places(&one));
+        let (files, sight) = (Files::default(), Sight::default());
+        let broken = |root: &Path| {
+            let marked = Manifest::decode(&bytes).unwrap();
+            let paths = marked.unmarked(&places(root)).unwrap();
+            marked.with_paths(&paths).broken_by(&mut Look::new(&sight, &files, root))
+        };
+        assert_eq!((broken(&one), broken(&two)), (None, None));
+        let name = String::from_utf8_lossy(two.as_os_str().as_bytes()).into_owned();
+        let check = |change: &dyn Fn(), undo: &dyn Fn(), expect: &str| {
+            change();
+            assert_eq!(broken(&two), Some(format!("{name}/{expect}")));
+            assert_eq!(broken(&one), None, "{expect}");
+            undo();
+            assert_eq!(broken(&two), None, "{expect}");
+        };
+        let at = |name: &str| two.join(name);
+        check(
+            &|| fs::write(at("x.h"), "two").unwrap(),
+            &|| fs::write(at("x.h"), "one").unwrap(),
+            "x.h has changed",
+        );
+        check(
+            &|| fs::write(at("sub/x.h"), "").unwrap(),
+            &|| fs::remove_file(at("sub/x.h")).unwrap(),
+            "sub/x.h has appeared",
+        );
+        let relink = |target: &Path| {
+            fs::remove_file(at("link.h")).and_then(|()| symlink(target, at("link.h"))).unwrap();
+        };
+        // It led into the other checkout.
+        check(&|| relink(&one.join("x.h")), &|| relink(&at("x.h")), "link.h has changed");
+        let apart = Places::new(tree_path(&two), &tree_path(&top)).unwrap();
+        let marked = Manifest::new(action, &inputs, &absent);
+        let of_apart =
+            marked.encode_marked(&Places::new(tree_path(&one.join("sub")), &tree_path(&one)).unwrap());
+        assert!(Manifest::decode(&of_apart).unwrap().unmarked(&places(&two)).is_none(), "it has two places");
+        assert!(Manifest::decode(&of_apart).unwrap().unmarked(&apart).is_some());
     }
 }

@@ -19,11 +19,13 @@ pub mod inputs;
 pub mod keep;
 pub mod layout;
 mod local;
+mod lookup;
 mod manifest;
 pub mod obstacle;
 mod office;
 mod place;
 mod plain;
+mod portable;
 pub mod recollection;
 mod remote;
 mod rust;
@@ -40,27 +42,22 @@ use std::{
 
 use barn_cache::{Store, StoreError};
 use barn_mesh::{Mesh, RosterCell};
-use barn_protocol::{
-    Action, ActionKey, ActionRecord, ActionResult, Digest, Identity, NodeId, action::Blob,
-    identity::SignedBytes,
-};
-use barn_wrapper::{env_vars::BARN_TRUST, messages::Manner};
+use barn_protocol::{Action, ActionKey, ActionResult, Digest, Identity, NodeId, identity::SignedBytes};
+use barn_wrapper::messages::Manner;
 pub use call::Call;
-use call::{Compilers, Understood, understand};
 use dispatch::Dispatch;
 use files::Files;
-use held::Held;
 pub(crate) use held::HeldManifests;
 use inputs::{FindInputs as _, Inputs, Unknown, scan::IncludeScan};
 use keep::{Keep, Keeper};
 pub use local::{LocalRun, LocalWork};
-use manifest::{Manifest, manifest_key};
+use lookup::{First, Looked, Names};
 use obstacle::Obstacle;
+pub use portable::Wording;
 pub(crate) use remote::Carrier;
 use remote::Returned;
 pub use rust::{Answers, Closures};
-use rust::{Question, RustCall};
-use sight::{Look, Sight};
+use sight::Sight;
 use story::Story;
 use writers::{Claim, Writers};
 
@@ -76,7 +73,6 @@ use crate::{
         stand_in::{StandIn, StandIns},
         tools::Tools,
     },
-    trust::{Policy, UnknownTrust},
 };
 
 /// What the wrapper is told.
@@ -164,6 +160,8 @@ pub struct Requester {
     pub finder: IncludeScan,
     /// The counters.
     pub stats: Arc<Stats>,
+    /// What texts say of where they are.
+    pub wording: Wording,
     /// What `barn explain` tells.
     pub history: Arc<History>,
 }
@@ -173,22 +171,19 @@ struct Prepared {
     call: Arc<Call>,
     action: Action,
     key: ActionKey,
-    manifest_key: Digest,
+    names: Names,
     inputs: Inputs,
     claim: Arc<Claim>,
     /// Others in the office may wait for it.
     mark: OnceLock<Arc<Mark>>,
     /// The same compile for a standard error that is no terminal, if that is another action.
     plain: Option<Arc<Prepared>>,
+    /// The same compile in any checkout; why other checkouts cannot have its result, if they cannot.
+    anywhere: Result<Arc<Prepared>, String>,
+    /// Whether it is that of any checkout itself.
+    is_anywhere: bool,
     /// Whether a result serves only if the compiler said nothing.
     only_quiet: bool,
-}
-
-/// Under which names the manifests of a call are kept.
-struct Names {
-    own: Digest,
-    /// Those of its plain form, if it has one.
-    plain: Option<Digest>,
 }
 
 impl Prepared {
@@ -196,24 +191,25 @@ impl Prepared {
         let mut action = call.stem.clone();
         action.inputs = inputs.tree.clone();
         let plain = names.plain.and_then(|key| Self::plain(&call, key, &inputs, &claim));
+        let anywhere = Self::anywhere(&call, names.anywhere, &inputs, &claim);
         Self {
             key: action.key(),
             action,
-            manifest_key: names.own,
+            names,
             inputs,
             call,
             claim,
             mark: OnceLock::new(),
             plain,
+            anywhere,
+            is_anywhere: false,
             only_quiet: false,
         }
     }
 
     /// The same compile with other inputs.
     fn with(&self, inputs: Inputs) -> Self {
-        let names =
-            Names { own: self.manifest_key, plain: self.plain.as_ref().map(|plain| plain.manifest_key) };
-        Self::new(self.call.clone(), names, inputs, self.claim.clone())
+        Self::new(self.call.clone(), self.names, inputs, self.claim.clone())
     }
 
     /// Whether its result is the same on every machine: all that it depends on is in the key.
@@ -245,24 +241,6 @@ impl Requester {
         }
     }
 
-    /// Understands a call, and looks whether its result is here. Blocks on the disk.
-    fn look_first(&self, request: &barn_wrapper::messages::Request) -> First {
-        let Self { toolchains, stand_ins, locales, tools, .. } = self;
-        let call = match understand(request, Compilers { toolchains, stand_ins, locales, tools }) {
-            Understood::Call(call) => Arc::new(*call),
-            Understood::Rust(call) => return First::Rust(Arc::new(*call)),
-            Understood::Question(question) => return First::Question(question),
-            Understood::Other(what) => return First::Other(what),
-            Understood::Local(reason) => return First::Local(reason),
-        };
-        let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
-        let looked_up = self.manifest_key(&call).map(|key| {
-            let direct = self.keeper.is_settled(&key).then(|| self.direct(&call, &key));
-            (key, direct)
-        });
-        First::Compile(Looked { call, claim, looked_up })
-    }
-
     /// Lets the wrapper become the compiler, counting why.
     fn exec(&self, mut story: Story, reason: &Unknown) -> Answer {
         self.stats.count(|c| c.requests.local += 1);
@@ -273,7 +251,7 @@ impl Requester {
     }
 
     async fn answer_compile(self: &Arc<Self>, looked: Looked, mut story: Story) -> Answer {
-        let Looked { call, claim, looked_up } = looked;
+        let (call, claim) = (looked.call.clone(), looked.claim.clone());
         story.about(&call);
         if let Err((_, unknown)) = self.demanded(&call) {
             story.tell(format!("BARN_TRUST: {unknown}: only what this machine made counts"));
@@ -284,19 +262,21 @@ impl Requester {
         if let Some(why) = self.builds.obstacle(&call) {
             story.tell(format!("not recorded for prefetch: {why}"));
         }
-        let (looked_up, direct) = match self.look_up(&call, looked_up).await {
+        let (names, direct) = match self.look_up(looked).await {
             Ok(found) => found,
             Err(reason) => return self.exec(story, &reason),
         };
+        let told = direct.told();
         if let Some(done) = direct.hit {
             self.count_call(&call);
             self.stats.count(|c| c.hits.direct += 1);
-            let quiet = if direct.plain.is_some() { ", and nothing was said" } else { "" };
-            story.tell(format!("hit in this machine's store: the include manifest holds{quiet}"));
+            story.tell(format!("hit in this machine's store: {told}"));
             return self.hit(&call, done, claim, story);
         }
+        if let Some(trouble) = &call.project.trouble {
+            story.tell(format!("the project's settings are not used: {trouble}"));
+        }
         direct.broken.iter().for_each(|why| story.tell(format!("an include manifest does not hold: {why}")));
-        let names = Names { own: looked_up, plain: direct.plain };
         if let Some(answer) = self.from_shared_manifest(&call, &names, &claim, &mut story).await {
             story.end("hit");
             return answer;
@@ -312,17 +292,11 @@ impl Requester {
         self.count_call(&call);
         let prepared = Arc::new(Prepared::new(call, names, inputs, claim));
         story.tell(format!("found {} inputs; action {}", prepared.inputs.witnesses.len(), prepared.key));
-        let this = self.clone();
-        let known = prepared.clone();
-        let stored = tokio::task::spawn_blocking(move || {
-            let Some(done) = this.stored_for(&known) else {
-                return this.quiet_stored(&known);
-            };
-            if this.changed(&known).is_none() {
-                this.remember_manifest(&known);
-            }
-            Some(done)
-        });
+        if let Err(why) = &prepared.anywhere {
+            story.tell(format!("for this checkout alone: {why}"));
+        }
+        let (this, known) = (self.clone(), prepared.clone());
+        let stored = tokio::task::spawn_blocking(move || this.stored(&known));
         if let Ok(Some(done)) = stored.await {
             story.tell("hit in this machine's store: the same action was done before".to_owned());
             return self.hit(&prepared.call, done, prepared.claim.clone(), story);
@@ -356,156 +330,6 @@ impl Requester {
         Answer::Done(done, claim, None)
     }
 
-    /// The name of the call's manifests, and what they give; what is being kept under it is waited for.
-    async fn look_up(
-        self: &Arc<Self>,
-        call: &Arc<Call>,
-        looked_up: Result<(Digest, Option<Direct>), Unknown>,
-    ) -> Result<(Digest, Direct), Unknown> {
-        let key = match looked_up? {
-            (key, Some(direct)) => return Ok((key, direct)),
-            (key, None) => key,
-        };
-        self.keeper.settle(&key).await;
-        let (this, known) = (self.clone(), call.clone());
-        let direct = tokio::task::spawn_blocking(move || this.direct(&known, &key)).await;
-        let panicked = |_| Unknown::because(Obstacle::Internal, "the look-up panicked");
-        Ok((key, direct.map_err(panicked)?))
-    }
-
-    fn manifest_key(&self, call: &Call) -> Result<Digest, Unknown> {
-        let source = call.source_path();
-        let known = self.files.known(&source, |_, _| ()).map_err(|error| {
-            Unknown::because(Obstacle::Source, format_args!("{}: {error}", source.display()))
-        })?;
-        Ok(manifest_key(&call.stem, &call.manifest_source(known.blob.digest)))
-    }
-
-    /// Looks for a manifest that holds, and failing that for one of the plain compile.
-    fn direct(&self, call: &Call, key: &Digest) -> Direct {
-        let mut direct = self.by_manifests(call, key);
-        if direct.hit.is_none() {
-            direct.plain = self.plain_manifest_key(call);
-            direct.hit = direct.plain.and_then(|plain| self.quiet_direct(call, &plain));
-        }
-        direct
-    }
-
-    /// Looks for a manifest of this name that holds.
-    fn by_manifests(&self, call: &Call, key: &Digest) -> Direct {
-        if let Some(done) = self.as_before(call, key) {
-            return Direct { hit: Some(done), ..Direct::default() };
-        }
-        let mut direct = Direct::default();
-        let mut look = Look::new(&self.sight, &self.files, &call.cwd);
-        for bytes in self.store.manifests(key) {
-            let Some(manifest) = Manifest::decode(&bytes) else { continue };
-            match manifest.broken_by(&mut look) {
-                None => {
-                    direct.hit = self.through(call, key, manifest.action, &bytes, &look);
-                    break;
-                }
-                Some(why) => direct.broken.push(why),
-            }
-        }
-        direct
-    }
-
-    /// What a manifest led to before, if nothing has changed since.
-    fn as_before(&self, call: &Call, key: &Digest) -> Option<Done> {
-        // It was believed by the machine's own policy.
-        if demand_of(call).is_some() {
-            return None;
-        }
-        let held = self.held.get(key)?;
-        let done = held
-            .holds(key, &self.store, self.roster.epoch())
-            .then(|| self.serve(call, &held.action, &held.result));
-        done.flatten().or_else(|| {
-            self.held.forget(key);
-            None
-        })
-    }
-
-    /// The stored result of the action that a manifest names, which is these bytes and holds, as `look` saw.
-    fn through(
-        &self,
-        call: &Call,
-        key: &Digest,
-        action: ActionKey,
-        bytes: &[u8],
-        look: &Look<'_>,
-    ) -> Option<Done> {
-        let epoch = self.roster.epoch();
-        let record = self.store.record_place(&action)?;
-        let result = self.recorded(call, &action)?;
-        let done = self.serve(call, &action, &result)?;
-        if let Some(seen) = look.seen() {
-            let manifest = Digest::of(bytes);
-            self.held.remember(*key, Held { manifest, action, record, result, epoch, seen });
-        }
-        Some(done)
-    }
-
-    /// What a manifest led to, ready for the wrapper; the call's build has needed it.
-    fn serve(&self, call: &Call, action: &ActionKey, result: &ActionResult) -> Option<Done> {
-        let done = self.done(&call.targets(), result)?;
-        // A manifest is kept only of inputs that are completely known.
-        self.builds.note(call, action, result);
-        Some(done)
-    }
-
-    /// The stored result that serves a prepared compile; its build has needed it.
-    fn stored_for(&self, prepared: &Prepared) -> Option<Done> {
-        let Prepared { call, key, only_quiet, .. } = prepared;
-        let result = self.recorded(call, key)?;
-        let done = self.done(&call.targets(), &result)?;
-        if *only_quiet && !done.is_quiet() {
-            return None;
-        }
-        if prepared.may_be_shared() {
-            self.builds.note(call, key, &result);
-        }
-        Some(done)
-    }
-
-    /// What the store says of an action of `call`, if whoever made it is believed.
-    fn recorded(&self, call: &Call, key: &ActionKey) -> Option<ActionResult> {
-        let record = self.store.record(key)?;
-        let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
-        // What was prefetched came without its action.
-        let is_of_call = record.key == *key && record.result.check(&call.stem).is_ok();
-        if !is_of_call || record.result.exit_code != 0 {
-            return None;
-        }
-        if !self.office.believes_stored(&self.policy(call), &call.stem, &record) {
-            self.stats.count_named(|c| &mut c.fallbacks, "record-refused");
-            return None;
-        }
-        Some(record.result)
-    }
-
-    /// Whose word counts for a call: the machine's setting, and what the build demands.
-    fn policy(&self, call: &Call) -> Policy {
-        self.demanded(call).unwrap_or_else(|(strictest, _)| strictest)
-    }
-
-    fn demanded(&self, call: &Call) -> Result<Policy, (Policy, UnknownTrust)> {
-        self.office.policy().demanded(demand_of(call))
-    }
-
-    /// A result whose blobs are in the store, ready for the wrapper.
-    fn done(&self, targets: &[Target], result: &ActionResult) -> Option<Done> {
-        let whole =
-            |blob: &Blob| if blob.size == 0 { Some(Vec::new()) } else { self.store.read_blob(&blob.digest) };
-        let mut files = Vec::with_capacity(result.outputs.len());
-        for file in &result.outputs {
-            let target = targets.get(usize::try_from(file.output).ok()?)?.clone();
-            files.push(DoneOutput { target, size: file.size, file: self.store.open_blob(&file.digest)? });
-        }
-        Some(Done { stdout: whole(&result.stdout)?, stderr: whole(&result.stderr)?, outputs: files })
-    }
-
     async fn remote_done(
         self: &Arc<Self>,
         prepared: Arc<Prepared>,
@@ -521,7 +345,7 @@ impl Requester {
             story.end("uncached");
             return Answer::Exec;
         };
-        let Some(place) = self.keeper.reserve(prepared.manifest_key).await else {
+        let Some(place) = self.keeper.reserve(prepared.names.all()).await else {
             story.tell(format!("compiled by {worker}, not kept: too many results wait for that"));
             story.end("remote");
             return Answer::Done(done, prepared.claim.clone(), None);
@@ -529,7 +353,7 @@ impl Requester {
         let (this, known, worker) = (self.clone(), prepared.clone(), worker.to_owned());
         let keep = place.fill(move || {
             story.tell(match this.take_in(&known, returned) {
-                Ok(()) => format!("compiled by {worker} and kept"),
+                Ok(note) => format!("compiled by {worker} and kept{note}"),
                 Err(why) => format!("compiled by {worker}, not kept: {why}"),
             });
             story.end("remote");
@@ -537,15 +361,17 @@ impl Requester {
         Answer::Done(done, prepared.claim.clone(), Some(keep))
     }
 
-    /// Keeps what a worker sent, unless something changed since it was looked at; says why not.
-    fn take_in(self: &Arc<Self>, prepared: &Prepared, returned: Returned) -> Result<(), String> {
+    /// Keeps what a worker sent, unless something changed since it was looked at; says why not. Returns what is to be told
+    /// beside that it was kept.
+    fn take_in(self: &Arc<Self>, prepared: &Prepared, returned: Returned) -> Result<String, String> {
         let Returned { result, record, stdout, stderr, outputs, .. } = returned;
         let put = || {
             [&stdout, &stderr].into_iter().try_for_each(|bytes| self.store.put_bytes(bytes).map(drop))?;
             outputs.into_iter().try_for_each(Arrived::keep)
         };
         put().map_err(|error: StoreError| error.to_string())?;
-        self.remember(prepared, &result, &record)
+        self.remember(prepared, &result, &record)?;
+        Ok(self.share_anywhere(prepared, &result))
     }
 
     /// Keeps a result that was made for this machine, and lets the office have it.
@@ -557,11 +383,16 @@ impl Requester {
     ) -> Result<(), String> {
         self.keep(prepared, result, record)?;
         if prepared.may_be_shared() {
+            // A build needs each result once, by its own key.
+            if !prepared.is_anywhere {
+                self.builds.note(&prepared.call, &prepared.key, result);
+            }
             let (office, record, toolchain) =
                 (self.office.clone(), record.clone(), prepared.action.toolchain);
             // Nobody waits for it; and nobody is told that it was given up before it is done.
             let mark = prepared.mark.get().cloned();
-            let manifest = office.has_listeners().then(|| self.shared_manifest(prepared));
+            let manifest =
+                (!prepared.is_anywhere && office.has_listeners()).then(|| self.shared_manifest(prepared));
             tokio::task::spawn_blocking(move || {
                 office.made(&record, toolchain);
                 drop(mark);
@@ -586,33 +417,9 @@ impl Requester {
             tracing::warn!(error = source, "a result was not stored");
             return Err(error.to_string());
         }
-        if prepared.may_be_shared() {
-            self.builds.note(&prepared.call, &prepared.key, result);
-        }
         self.remember_manifest(prepared);
         self.share_if_quiet(prepared, result);
         Ok(())
-    }
-
-    /// What of the compiler or the inputs is not what it was when the action was prepared.
-    fn changed(&self, prepared: &Prepared) -> Option<String> {
-        let call = &prepared.call;
-        if self.is_unchanged(call) {
-            let mut look = Look::new(&self.sight, &self.files, &call.cwd);
-            return prepared.inputs.changed(&self.files, &mut look);
-        }
-        Some(format!("the compiler {} has changed", call.program.display()))
-    }
-
-    /// Whether the compiler, or what stands in for it, is what it was.
-    fn is_unchanged(&self, call: &Call) -> bool {
-        match &call.stand_in {
-            Some(known) => self.stand_ins.find(&call.program).is_some_and(|now| now.as_ref() == Ok(known)),
-            None => {
-                let now = self.toolchains.resolve(&call.program, &call.search_path());
-                now.is_ok_and(|known| known.digest == call.stem.toolchain)
-            }
-        }
     }
 
     fn remember_manifest(&self, prepared: &Prepared) {
@@ -625,8 +432,12 @@ impl Requester {
             return;
         }
         let manifest = prepared.inputs.manifest(action);
+        let bytes = match prepared.as_anywhere() {
+            Some(portable) => manifest.encode_marked(portable.places()),
+            None => manifest.encode(),
+        };
         let toolchain = &prepared.action.toolchain;
-        if let Err(error) = self.store.put_manifest(&prepared.manifest_key, toolchain, &manifest.encode()) {
+        if let Err(error) = self.store.put_manifest(&prepared.names.own, toolchain, &bytes) {
             let source = &error as &dyn std::error::Error;
             tracing::warn!(error = source, "an include manifest was not stored");
         }
@@ -639,11 +450,6 @@ impl Requester {
     }
 }
 
-/// Whose results a call's build takes, as it says.
-fn demand_of(call: &Call) -> Option<&[u8]> {
-    call.env.get(BARN_TRUST.as_bytes()).map(Vec::as_slice).filter(|demand| !demand.is_empty())
-}
-
 /// What a worker sent, ready for the wrapper.
 fn came_back(call: &Call, returned: &Returned) -> Option<Done> {
     let mut outputs = Vec::with_capacity(returned.outputs.len());
@@ -653,34 +459,4 @@ fn came_back(call: &Call, returned: &Returned) -> Option<Done> {
         outputs.push(DoneOutput { target, size: of.size, file: arrived.open().ok()? });
     }
     Some(Done { stdout: returned.stdout.clone(), stderr: returned.stderr.clone(), outputs })
-}
-
-/// What can be said of a call before anybody is asked or waited for.
-enum First {
-    Compile(Looked),
-    /// A Rust crate.
-    Rust(Arc<RustCall>),
-    /// A question that a compiler would answer.
-    Question(Box<Question>),
-    /// No compile.
-    Other(&'static str),
-    /// A compile that cannot be cached.
-    Local(Unknown),
-}
-
-/// A compile whose result was looked for here.
-struct Looked {
-    call: Arc<Call>,
-    claim: Arc<Claim>,
-    /// The name of its manifests and what they gave; nothing yet if a result is being kept under that name.
-    looked_up: Result<(Digest, Option<Direct>), Unknown>,
-}
-
-/// What the look at include manifests gave.
-#[derive(Default)]
-struct Direct {
-    hit: Option<Done>,
-    /// The name of the plain compile's manifests, if they were looked at as well.
-    plain: Option<Digest>,
-    broken: Vec<String>,
 }

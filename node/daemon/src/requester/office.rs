@@ -31,8 +31,8 @@ const BYTES_PER_S_MIN: u64 = 4 << 20;
 const TRIES_MAX: usize = 2;
 
 impl Requester {
-    /// The result of the action, if somebody in the office has it. If not, and if it may be shared, this node is marked as
-    /// making it.
+    /// The result of the action, if somebody in the office has it, under its own key or that of any checkout. If not, and if it may be
+    /// shared, this node is marked as making it.
     pub(super) async fn from_office(
         self: &Arc<Self>,
         prepared: &Arc<Prepared>,
@@ -42,12 +42,35 @@ impl Requester {
             return None;
         }
         let (policy, began) = (self.policy(&prepared.call), Instant::now());
-        let found = match self.office.look_up(&policy, &prepared.action, prepared.key).await {
+        let anywhere = async {
+            let form = prepared.anywhere.as_ref().ok()?;
+            Some((form, self.office.look_up(&policy, &form.action, form.key).await))
+        };
+        // At once, or whoever finds nothing would wait for one round trip more.
+        let own = self.office.look_up(&policy, &prepared.action, prepared.key);
+        let (own, anywhere) = tokio::join!(own, anywhere);
+        let waited = began.elapsed();
+        if let Some(answer) = self.taken(prepared, own, waited, story).await {
+            return Some(answer);
+        }
+        let (form, looked_up) = anywhere?;
+        self.taken(form, looked_up, Duration::ZERO, story).await
+    }
+
+    /// What a look-up that took so long found, brought here.
+    async fn taken(
+        self: &Arc<Self>,
+        prepared: &Arc<Prepared>,
+        looked_up: LookedUp,
+        waited: Duration,
+        story: &mut Story,
+    ) -> Option<Answer> {
+        let found = match looked_up {
             LookedUp::Found(found) if !prepared.is_served_by(&found.record.result) => return None,
             LookedUp::Found(found) => found,
             LookedUp::Nothing(mark) => {
-                self.asked_in_vain(began.elapsed(), u64::from(!prepared.only_quiet));
-                if let Some(mark) = mark {
+                self.asked_in_vain(waited, u64::from(!prepared.only_quiet && !prepared.is_anywhere));
+                if let Some(mark) = mark.filter(|_| prepared.may_be_awaited()) {
                     let _ = prepared.mark.set(Arc::new(mark));
                 }
                 return None;
@@ -61,10 +84,20 @@ impl Requester {
         };
         let missing = self.missing(&found);
         let from = self.first_to_give(prepared.key, &missing, &found, story).await?;
-        let known = prepared.clone();
-        let keep =
-            move |this: &Arc<Self>, found: &Found| this.keep(&known, &found.record.result, &found.signed);
-        self.office_done(&prepared.call, &prepared.claim, *found, from, keep, story).await
+        let (known, result) = (prepared.clone(), found.record.result.clone());
+        let keep = move |this: &Arc<Self>, found: &Found| {
+            let result = &found.record.result;
+            this.keep(&known, result, &found.signed)?;
+            this.builds.note(&known.call, &known.key, result);
+            Ok(())
+        };
+        let answer = self.office_done(&prepared.call, &prepared.claim, *found, from, keep, story).await?;
+        match answer {
+            Answer::Done(done, claim, keep) => {
+                Some(Answer::Done(self.at_home(prepared, done, &result)?, claim, keep))
+            }
+            other => Some(other),
+        }
     }
 
     /// Counts what asking cost; `done` if that was all of it.

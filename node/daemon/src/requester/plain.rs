@@ -21,7 +21,10 @@ use std::sync::{Arc, OnceLock};
 
 use barn_protocol::{ActionResult, Digest, keys::manifest_key};
 
-use super::{Answer, Call, Done, Prepared, Requester, inputs::Inputs, story::Story, writers::Claim};
+use super::{
+    Answer, Call, Done, Names, Prepared, Requester, inputs::Inputs, lookup::Sought, story::Story,
+    writers::Claim,
+};
 
 impl Requester {
     /// Under which name the plain compile's manifests are found, if `call` is none itself.
@@ -33,17 +36,7 @@ impl Requester {
 
     /// The quiet result to which a plain manifest of this name leads.
     pub(super) fn quiet_direct(&self, call: &Call, plain: &Digest) -> Option<Done> {
-        self.by_manifests(call, plain).hit.filter(Done::is_quiet)
-    }
-
-    /// The stored result of the plain action, if it was quiet.
-    pub(super) fn quiet_stored(&self, prepared: &Prepared) -> Option<Done> {
-        let plain = prepared.plain.as_ref()?;
-        let done = self.stored_for(plain)?;
-        if self.changed(plain).is_none() {
-            self.remember_manifest(plain);
-        }
-        Some(done)
+        self.by_manifests(Sought { call, key: plain, anywhere: None }).hit.filter(Done::is_quiet)
     }
 
     /// The result of the plain action, if somebody in the office has it and it was quiet.
@@ -77,11 +70,13 @@ impl Prepared {
             call: call.clone(),
             key: action.key(),
             action,
-            manifest_key,
+            names: Names { own: manifest_key, plain: None, anywhere: None },
             inputs: inputs.clone(),
             claim: claim.clone(),
             mark: OnceLock::new(),
             plain: None,
+            anywhere: Err("the form for a terminal has it".to_owned()),
+            is_anywhere: false,
             only_quiet: true,
         }))
     }

@@ -27,6 +27,7 @@ use barn_protocol::{
 
 use super::{
     Answer, Call, Done, Names, Prepared, Requester,
+    lookup::Sought,
     plain::is_quiet,
     sight::{Look, Nowhere, Place},
     story::Story,
@@ -189,13 +190,14 @@ impl Requester {
 
     async fn holds_here(self: &Arc<Self>, call: &Arc<Call>, name: &Name, manifest: &SharedManifest) -> Held {
         let (this, known, stem) = (self.clone(), call.clone(), name.stem.clone());
-        let (only_quiet, manifest) = (name.only_quiet, manifest.clone());
+        let (only_quiet, manifest, key) = (name.only_quiet, manifest.clone(), name.key);
         let looked = tokio::task::spawn_blocking(move || {
             let mut look = Look::new(&this.sight, &this.files, &known.cwd);
             match holds(&stem, &manifest, &mut look) {
                 Some(()) => {
+                    let sought = Sought { call: &known, key: &key, anywhere: None };
                     let done = this.recorded(&known, &manifest.action);
-                    let done = done.and_then(|result| this.serve(&known, &manifest.action, &result));
+                    let done = done.and_then(|result| this.serve(sought, &manifest.action, &result));
                     done.filter(|done| !only_quiet || done.is_quiet()).map_or(Held::Holds, Held::Here)
                 }
                 None => Held::Differs,
@@ -212,14 +214,14 @@ impl Requester {
     pub(super) fn shared_manifest(&self, prepared: &Prepared) -> (Digest, SignedBytes) {
         let absent = prepared.inputs.absent.sorted();
         let manifest = SharedManifest {
-            key: prepared.manifest_key,
+            key: prepared.names.own,
             action: prepared.key,
             present: FrontCoded::of(prepared.inputs.tree.iter().map(|(path, _)| path.as_bytes())),
             absent: FrontCoded::of(absent.iter().map(Vec::as_slice)),
             passed_over: FrontCoded::of(prepared.inputs.absent.passed_over()),
             producer: self.identity.id(),
         };
-        (prepared.manifest_key, manifest.sign(&self.identity))
+        (prepared.names.own, manifest.sign(&self.identity))
     }
 }
 

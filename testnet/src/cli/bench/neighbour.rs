@@ -125,7 +125,7 @@ fn office(options: &Options, dir: &Path) -> Result<Office, Failure> {
         let settings = format!("[worker]\nslots = 0\n[cache]\nshare = \"{share}\"\n");
         fs::write(host.barn_home().join("barn.toml"), settings)?;
     }
-    mesh::form(&office)?;
+    mesh::form_without_workers(&office)?;
     Ok(office)
 }
 

@@ -21,6 +21,7 @@ use crate::{
         layout::{Layout, tree_path},
         manifest::{ABSENT_MAX, Absent},
         obstacle::Obstacle,
+        portable::routes::Routes,
         sight::{FileId, Look, Nowhere, Place},
     },
 };
@@ -44,6 +45,7 @@ pub(super) struct Gather<'a, 's> {
     taken: HashMap<FileId, Digest>,
     absent: Absent,
     searched: Vec<Vec<u8>>,
+    routes: Routes,
     complete: bool,
 }
 
@@ -74,6 +76,7 @@ impl<'a, 's> Gather<'a, 's> {
             taken: HashMap::new(),
             absent: Absent::default(),
             searched: Vec::new(),
+            routes: Routes::default(),
             complete: true,
         };
         gather.directories(search)?;
@@ -122,6 +125,7 @@ impl<'a, 's> Gather<'a, 's> {
             let shown = String::from_utf8_lossy(path);
             return Err(Unknown::because(Obstacle::SpecialInput, format_args!("{shown} is no regular file")));
         };
+        self.routes.note(path, self.look.path(file));
         if let Some(digest) = self.taken.get(&file) {
             return Ok(*digest);
         }
@@ -163,6 +167,11 @@ impl<'a, 's> Gather<'a, 's> {
         self.absent.add(path);
     }
 
+    /// Notes that a text, not the command line, names a file so.
+    pub(super) fn named_by_text(&mut self, name: &[u8]) {
+        self.routes.named_by_text(name);
+    }
+
     /// Notes that a path was asked for at which something lies that is no file.
     pub(super) fn passed_over(&mut self, path: &[u8]) {
         match self.look.at(path) {
@@ -193,6 +202,7 @@ impl<'a, 's> Gather<'a, 's> {
             return Err(Unknown::because(*obstacle, format_args!("in {}", String::from_utf8_lossy(path))));
         }
         for line_file in &directives.line_files {
+            self.named_by_text(line_file);
             match self.look.at(line_file) {
                 Ok(Place::File(_)) => drop(self.take(line_file)?),
                 Err(Nowhere::Absent) => self.absent(line_file),
@@ -292,6 +302,7 @@ impl<'a, 's> Gather<'a, 's> {
             absent: self.absent,
             searched: self.searched,
             complete: self.complete,
+            routes: self.routes,
             not_scanned: None,
         })
     }

@@ -35,11 +35,14 @@ impl Inputs {
         outputs: &[Output],
         look: &mut Look<'_>,
     ) -> Overlooked {
-        let is_output = |path: &[u8]| outputs.iter().any(|output| output.path.as_bytes() == path);
         let listed: BTreeSet<Vec<u8>> = self.absent.iter().map(|path| normal(&path, look)).collect();
         let mut overlooked = Overlooked::default();
         for path in observed.in_vain() {
-            if is_listed(&listed, path) || !self.is_searched(path) || is_output(path) {
+            if is_listed(&listed, path) || !self.is_searched(path) {
+                continue;
+            }
+            let real = unlinked(path, look);
+            if outputs.iter().any(|output| output.path.as_bytes() == real) {
                 continue;
             }
             match look.at(path) {
@@ -95,6 +98,15 @@ fn is_listed(listed: &BTreeSet<Vec<u8>>, path: &[u8]) -> bool {
     listed.contains(path) || listed.range(below.clone()..).next().is_some_and(|next| next.starts_with(&below))
 }
 
+/// An absolute path whose directory is named without links, as those of outputs are.
+fn unlinked(path: &[u8], look: &mut Look<'_>) -> Vec<u8> {
+    let slash = path.iter().rposition(|&b| b == b'/').unwrap_or(0);
+    match look.at(&path[..slash]) {
+        Ok(Place::Directory(directory)) => [look.directory_path(directory), &path[slash..]].concat(),
+        _ => path.to_vec(),
+    }
+}
+
 /// A path as an observer names it: absolute, without `.`, and with `..` taken where it leads.
 pub(super) fn normal(path: &[u8], look: &mut Look<'_>) -> Vec<u8> {
     // Up to the last `..`, which is there although what follows may not be.
@@ -122,7 +134,7 @@ mod tests {
     use super::*;
     use crate::{
         blobs::Sources,
-        requester::{files::Files, manifest::Absent, sight::Sight},
+        requester::{files::Files, manifest::Absent, portable::routes::Routes, sight::Sight},
     };
 
     fn inputs(searched: &Path, absent: &[&str]) -> Inputs {
@@ -136,6 +148,7 @@ mod tests {
             searched: vec![searched.as_os_str().as_bytes().to_vec()],
             complete: true,
             newest_ns: 0,
+            routes: Routes::default(),
             not_scanned: None,
         }
     }
@@ -147,6 +160,7 @@ mod tests {
         fs::create_dir_all(root.join("include/sub")).unwrap();
         fs::write(root.join("include/here.h"), "text").unwrap();
         fs::write(root.join("elsewhere"), "").unwrap();
+        std::os::unix::fs::symlink(".", root.join("include/link")).unwrap();
         let (sight, files) = (Sight::default(), Files::default());
         let mut look = Look::new(&sight, &files, &root);
         let mut inputs = inputs(&root.join("include"), &["include/sub/../known.h", "include/deep/er/x.h"]);
@@ -170,7 +184,7 @@ mod tests {
             path: TreePath::new(root.join(name).into_os_string().into_encoded_bytes()).unwrap(),
             optional: false,
         });
-        let in_vain = seen(&["include/here.h", "include/new.h"]);
+        let in_vain = seen(&["include/here.h", "include/new.h", "include/link/new.h"]);
         assert_eq!(inputs.overlooked(&in_vain, &written, &mut look), nothing, "outputs are no inputs");
 
         inputs.amend(&found.files, &mut look).unwrap();

@@ -174,14 +174,14 @@ impl Parts {
         if !leads_as_before(&unit.search, &mut real) {
             return Looked::Stale;
         }
-        let mut machine = Machine::new(&mut look, &self.texts);
+        let mut machine = Machine::new(&mut look, &self.texts, call);
         let scan = match self.scanner.scan(unit, &mut machine) {
             Ok(scan) => scan,
             Err(Undecided::Ask(questions)) => return Looked::Ask(questions),
             Err(why) => return Looked::Undecided(why),
         };
-        let directories = machine.directories;
-        match self.gather(call, unit, &mut look, &scan, &directories) {
+        let Machine { directories, named, .. } = machine;
+        match self.gather(call, unit, &mut look, &scan, (&directories, &named)) {
             Ok(inputs) => Looked::Found(Box::new(inputs)),
             Err(why) => Looked::Refused(why),
         }
@@ -193,7 +193,7 @@ impl Parts {
         unit: &Unit,
         look: &mut Look<'_>,
         scan: &Scan,
-        directories: &[Vec<u8>],
+        (directories, named): (&[Vec<u8>], &[Vec<u8>]),
     ) -> Result<Inputs, Unknown> {
         let mut gather = Gather::begin(call, look, &self.texts, &unit.search)?;
         let mut read: Vec<(&[u8], Arc<Text>)> = Vec::with_capacity(scan.opened.len());
@@ -210,6 +210,13 @@ impl Parts {
         }
         for (path, _) in &scan.probed {
             gather.take(path)?;
+        }
+        for name in named {
+            gather.named_by_text(name);
+        }
+        for (_, text) in &read {
+            let literal = text.flags.includes.iter().map(|include| &include.name);
+            literal.filter(|name| name.first() == Some(&b'/')).for_each(|name| gather.named_by_text(name));
         }
         for path in directories {
             gather.passed_over(path);
@@ -231,11 +238,19 @@ struct Machine<'l, 's> {
     seen: HashMap<Digest, FileId>,
     /// Directories at which a file was looked for.
     directories: Vec<Vec<u8>>,
+    call: &'l Call,
+    /// Absolute names that are not those of the command line.
+    named: Vec<Vec<u8>>,
 }
 
 impl<'l, 's> Machine<'l, 's> {
-    fn new(look: &'l mut Look<'s>, texts: &'l Texts) -> Self {
-        Self { look, texts, seen: HashMap::new(), directories: Vec::new() }
+    fn new(look: &'l mut Look<'s>, texts: &'l Texts, call: &'l Call) -> Self {
+        Self { look, texts, seen: HashMap::new(), directories: Vec::new(), call, named: Vec::new() }
+    }
+
+    fn is_of_command_line(&self, name: &[u8]) -> bool {
+        let compile = &self.call.compile;
+        compile.source == name || compile.forced_includes.iter().any(|forced| forced == name)
     }
 
     fn file(&mut self, file: FileId) -> Seen {
@@ -255,6 +270,9 @@ impl<'l, 's> Machine<'l, 's> {
 
 impl Disk for Machine<'_, '_> {
     fn look(&mut self, dir: &[u8], name: &[u8]) -> Seen {
+        if name.first() == Some(&b'/') && !self.is_of_command_line(name) {
+            self.named.push(name.to_vec());
+        }
         match self.look.find(dir, name) {
             Ok(Place::File(file)) => self.file(file),
             Ok(Place::Directory(_)) => {
