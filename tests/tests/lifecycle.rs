@@ -153,7 +153,8 @@ fn an_interrupted_compile_leaves_nothing() {
     let ended = during.wait_with_output().unwrap();
     assert!(!ended.status.success());
     assert!(begun.elapsed() < patience(Duration::from_secs(2)), "{:?}", begun.elapsed());
-    assert_eq!(fs::read_dir(desk.at("out")).unwrap().count(), 0, "something was left");
+    let left: Vec<_> = fs::read_dir(desk.at("out")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?} was left");
     desk.await_that("the node has noticed", |desk| {
         desk.barn(&["status", "--json"]).json()["running"]["local"] == 0
     });
@@ -165,10 +166,11 @@ fn verbs_of_the_store() {
     desk.lay(TREE);
     desk.sh("$B gcc -c x.c && $B gcc -g -c x.c").ok();
     let stat = |desk: &Desk| desk.barn(&["cache", "stat", "--json"]).json();
-    assert_eq!(stat(&desk)["records"], 2);
+    // The one without debug information is kept for other checkouts as well.
+    assert_eq!(stat(&desk)["records"], 3);
     assert!(stat(&desk)["bytes"].as_u64().unwrap() > 0);
     let shown = desk.barn(&["cache", "stat"]).ok().out();
-    assert!(shown.lines().any(|line| line.starts_with("results") && line.ends_with(" 2")), "{shown}");
+    assert!(shown.lines().any(|line| line.starts_with("results") && line.ends_with(" 3")), "{shown}");
     assert!(desk.barn(&["cache", "verify"]).ok().out().ends_with("all are whole\n"));
     desk.barn(&["cache", "gc"]).ok();
     desk.barn(&["cache", "clear"]).ok();
