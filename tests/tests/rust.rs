@@ -648,3 +648,177 @@ fn a_changed_linker_is_noticed() {
     // A crate that is not linked does not ask for it.
     assert_eq!(counts("lib"), (1, 0));
 }
+
+/// Crates as they come from a registry, and two checkouts of one program that uses them.
+const PUBLISHED: Tree<'static> = &[
+    ("vendor/deep/Cargo.toml", "[package]\nname = \"deep\"\nversion = \"1.0.0\"\nedition = \"2021\"\n"),
+    (
+        "vendor/deep/src/lib.rs",
+        "pub fn deep() -> &'static str { file!() }\npub fn fail() { panic!(\"deep down\") }\n",
+    ),
+    ("vendor/deep/.cargo-checksum.json", "{\"files\":{}}"),
+    ("vendor/native/Cargo.toml", "[package]\nname = \"native\"\nversion = \"1.0.0\"\nedition = \"2021\"\n"),
+    (
+        "vendor/native/build.rs",
+        r#"
+use std::{env, process::Command};
+fn main() {
+    println!("cargo:rerun-if-env-changed=WHO");
+    let out = env::var("OUT_DIR").unwrap();
+    let who = format!("-DWHO={}", env::var("WHO").unwrap_or("1".into()));
+    let done = |command: &mut Command| assert!(command.status().unwrap().success());
+    done(Command::new("cc").args(["-c", "native.c", &who, "-o", &format!("{out}/native.o")]));
+    done(Command::new("ar").args(["crsD", &format!("{out}/libnative.a"), &format!("{out}/native.o")]));
+    println!("cargo:rustc-link-search=native={out}");
+    println!("cargo:rustc-link-lib=static=native");
+}
+"#,
+    ),
+    ("vendor/native/native.c", "int native(void) { return WHO; }\n"),
+    (
+        "vendor/native/src/lib.rs",
+        "extern \"C\" { fn native() -> i32; }\npub fn who() -> i32 { unsafe { native() } }\n",
+    ),
+    ("vendor/native/.cargo-checksum.json", "{\"files\":{}}"),
+    (
+        "vendor/generated/Cargo.toml",
+        "[package]\nname = \"generated\"\nversion = \"1.0.0\"\nedition = \"2021\"\n",
+    ),
+    (
+        "vendor/generated/build.rs",
+        r#"
+fn main() {
+    println!("cargo:rerun-if-env-changed=TEXT");
+    let out = std::env::var("OUT_DIR").unwrap();
+    let text = std::env::var("TEXT").unwrap_or("text".into());
+    std::fs::write(format!("{out}/gen.rs"), format!("pub fn text() -> &'static str {{ {text:?} }}")).unwrap();
+}
+"#,
+    ),
+    ("vendor/generated/src/lib.rs", "include!(concat!(env!(\"OUT_DIR\"), \"/gen.rs\"));\n"),
+    ("vendor/generated/.cargo-checksum.json", "{\"files\":{}}"),
+    (
+        "vendor/mac/Cargo.toml",
+        "[package]\nname = \"mac\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[lib]\nproc-macro = true\n",
+    ),
+    (
+        "vendor/mac/src/lib.rs",
+        r#"
+use proc_macro::TokenStream;
+#[proc_macro] pub fn seven(_: TokenStream) -> TokenStream { "7".parse().unwrap() }
+#[proc_macro] pub fn directory(_: TokenStream) -> TokenStream {
+    format!("{:?}", std::env::var("OUT_DIR").unwrap()).parse().unwrap()
+}
+"#,
+    ),
+    ("vendor/mac/.cargo-checksum.json", "{\"files\":{}}"),
+    (
+        "vendor/quiet/Cargo.toml",
+        "[package]\nname = \"quiet\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\nmac = \"1\"\ndeep = \"1\"\n",
+    ),
+    ("vendor/quiet/src/lib.rs", "pub fn seven() -> i32 { let unused = 1; deep::deep(); mac::seven!() }\n"),
+    ("vendor/quiet/.cargo-checksum.json", "{\"files\":{}}"),
+    (
+        "vendor/telling/Cargo.toml",
+        "[package]\nname = \"telling\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\nmac = \"1\"\n",
+    ),
+    ("vendor/telling/build.rs", "fn main() {}\n"),
+    ("vendor/telling/src/lib.rs", "pub fn directory() -> &'static str { mac::directory!() }\n"),
+    ("vendor/telling/.cargo-checksum.json", "{\"files\":{}}"),
+];
+
+const PROGRAM: Tree<'static> = &[
+    (
+        "Cargo.toml",
+        "[package]\nname = \"program\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\ndeep = \"1\"\n\
+         native = \"1\"\ngenerated = \"1\"\nquiet = \"1\"\ntelling = \"1\"\n",
+    ),
+    (
+        "src/main.rs",
+        r#"
+fn main() {
+    println!("{} {} {} {}", native::who(), generated::text(), quiet::seven(), telling::directory());
+    deep::fail();
+}
+"#,
+    ),
+];
+
+/// Published crates, and a program in `one` and in `two/deeper`.
+fn checkouts() -> Bench {
+    let bench = Bench::new();
+    let program = |place: &str| {
+        PROGRAM.iter().map(move |(path, text)| (format!("{place}/{path}"), *text)).collect::<Vec<_>>()
+    };
+    let (one, two) = (program("one"), program("two/deeper"));
+    let settings = format!(
+        "[source.crates-io]\nreplace-with = \"all\"\n[source.all]\ndirectory = {:?}\n",
+        bench.desk.at("vendor")
+    );
+    let mut tree = PUBLISHED.to_vec();
+    tree.extend(one.iter().chain(&two).map(|(path, text)| (path.as_str(), *text)));
+    tree.push((".cargo/config.toml", &settings));
+    bench.desk.lay(&tree);
+    bench
+}
+
+/// What crates of a registry are made into for one checkout is served in another, unless it shows the checkout, and is what rustc
+/// would have made there.
+#[test]
+fn published_crates_are_served_in_another_checkout() {
+    let bench = checkouts();
+    let sums = "cd two/deeper/target && find . -type f ! -path '*/.fingerprint/*' ! -path '*/incremental/*' ! -name '*.json' \
+        ! -name invoked.timestamp | sort | xargs sha256sum";
+    for build in
+        ["cargo build -q", "cargo build -q --release", "cargo build -q --target x86_64-unknown-linux-gnu"]
+    {
+        let build = format!("CARGO_INCREMENTAL=0 {build}");
+        bench.desk.plain(&bench.line(&format!("cd two/deeper; {build}"))).ok();
+        let plain = bench.desk.plain(sums).ok().out();
+        bench.desk.sh("rm -rf two/deeper/target").ok();
+        let (_, counts) = bench.wrapped(&format!("cd one; {build}"));
+        assert_eq!((counts.hits, counts.local), (0, 0), "{counts:?}");
+        // Generated code, what a macro makes of the directory, and the program itself.
+        let (_, counts) = bench.wrapped(&format!("cd two/deeper; HOME=/nonexistent {build}"));
+        assert_eq!((counts.hits, counts.misses, counts.local), (7, 3, 0), "{build}: {counts:?}");
+        assert_eq!(bench.desk.plain(sums).out(), plain, "{build}");
+        let ran = bench.desk.sh("$(find two/deeper/target -name program -type f -perm -100 | head -n 1)");
+        assert!(
+            ran.out().starts_with("1 text 7 ") && ran.out().contains("/two/deeper/target/"),
+            "{}",
+            ran.out()
+        );
+        assert!(ran.err().contains("vendor/deep/src/lib.rs:2"), "{}", ran.err());
+        // What was served is this checkout's own from then on.
+        let (_, counts) = bench.wrapped(&format!("cd two/deeper; rm -rf target; {build}"));
+        assert_eq!((counts.hits, counts.misses), (10, 0), "{build}: {counts:?}");
+        bench.desk.sh("rm -rf one/target two/deeper/target").ok();
+        bench.desk.barn(&["cache", "clear"]).ok();
+    }
+}
+
+/// Under the same names and with the same sources, two checkouts do not share what differs.
+#[test]
+fn what_differs_between_checkouts_is_not_shared() {
+    let bench = checkouts();
+    let build = |place: &str, settings: &str| {
+        let (ran, counts) = bench.wrapped(&format!(
+            "cd {place}; {settings} cargo build -q; target/debug/program 2>/dev/null || true"
+        ));
+        (ran.out(), counts.misses)
+    };
+    assert_eq!(build("one", "").1, 10);
+    let (said, compiled) = build("two/deeper", "WHO=2");
+    assert!(said.starts_with("2 text 7 ") && said.contains("/two/deeper/"), "{said}");
+    assert_eq!(compiled, 4, "the library with other native code");
+    let (said, compiled) = build("two/deeper", "TEXT=other");
+    assert!(said.starts_with("1 other 7 "), "{said}");
+    assert_eq!(compiled, 2);
+    // A directory that is reached through a link has two names, and only one is searched for.
+    bench.desk.barn(&["cache", "clear"]).ok();
+    bench.desk.sh("mkdir real && ln -s real link && rm -rf two/deeper/target").ok();
+    let (_, counts) =
+        bench.wrapped("CARGO_TARGET_DIR=$PWD/link; export CARGO_TARGET_DIR; cd one; cargo build -q");
+    assert_eq!(counts.misses, 10, "{counts:?}");
+    assert_eq!(build("two/deeper", "").1, 10);
+}

@@ -13,9 +13,11 @@ mod depinfo;
 mod environment;
 mod outputs;
 mod parse;
+mod place;
 mod table;
 
 pub use depinfo::{DepInfo, parse_dep_info};
+pub use place::{Place, can_be_searched, has_plain_metadata};
 
 use crate::classify::{Invocation, OtherKind, Request};
 use crate::environment::Environment;

@@ -83,8 +83,8 @@ impl Requester {
 
 impl Inputs {
     /// The name of the action that had them.
-    pub(super) fn key(&self, call: &RustCall) -> ActionKey {
-        let action = Action { inputs: self.tree.clone(), ..call.stem.clone() };
+    pub(super) fn key(&self, stem: &Action) -> ActionKey {
+        let action = Action { inputs: self.tree.clone(), ..stem.clone() };
         let mut key = Canonical::new("barnraise rust action v1");
         key.digest(&action.key().0);
         key.sequence(&self.listings, |key, listing| {

@@ -17,6 +17,7 @@ mod after;
 mod before;
 mod call;
 mod closure;
+mod elsewhere;
 mod listing;
 mod manifest;
 mod question;
@@ -24,7 +25,7 @@ mod run;
 
 use std::sync::Arc;
 
-use barn_protocol::{ActionKey, ActionRecord, Digest};
+use barn_protocol::{ActionKey, ActionRecord, ActionResult, Digest};
 pub(super) use call::{RustCall, understand_rust};
 pub use closure::Closures;
 use manifest::{RustManifest, rust_manifest_key};
@@ -40,10 +41,21 @@ use super::{
 /// The language as counted.
 const LANGUAGE: &str = "rust";
 
+/// What a call is found by.
+#[derive(Debug, Clone, Copy)]
+struct Names {
+    /// Of its manifests.
+    manifests: Digest,
+    /// Of its root source's contents.
+    source: Digest,
+}
+
 /// What the manifests of a crate gave.
 #[derive(Default)]
 struct Recalled {
     hit: Option<Done>,
+    /// Whether the hit was compiled for another target directory.
+    is_moved: bool,
     broken: Vec<String>,
 }
 
@@ -55,10 +67,10 @@ impl Requester {
         let claim = self.writers.claim(call.stem.outputs.iter().map(|output| output.path.clone()));
         let (this, known) = (self.clone(), call.clone());
         let looked_up = tokio::task::spawn_blocking(move || {
-            let key = this.rust_manifest_key(&known)?;
-            Ok::<_, Unknown>((key, this.recall(&known, &key)))
+            let names = this.names(&known)?;
+            Ok::<_, Unknown>((names, this.recall(&known, &names)))
         });
-        let (key, recalled) = match looked_up.await {
+        let (names, recalled) = match looked_up.await {
             Ok(Ok(found)) => found,
             Ok(Err(reason)) => return self.exec(story, &reason),
             Err(_) => return self.exec(story, &Unknown::because(Obstacle::Internal, "the look-up panicked")),
@@ -69,7 +81,8 @@ impl Requester {
                 c.hits.local += 1;
             });
             self.stats.count_language(LANGUAGE, |language| language.hits += 1);
-            story.tell("hit in this machine's store: the manifest of an earlier run holds".to_owned());
+            let run = if recalled.is_moved { "run in another target directory" } else { "run" };
+            story.tell(format!("hit in this machine's store: the manifest of an earlier {run} holds"));
             story.end("hit");
             return Answer::Done(done, claim, None);
         }
@@ -90,20 +103,32 @@ impl Requester {
         let mut ticket = self.dispatch.submit(call.stem.toolchain, 0, &call.source_path(), false);
         // Nothing is sent elsewhere: the only other verdict is that the queue is full, and then it runs here too.
         while !matches!(ticket.verdict().await, Verdict::Run { .. } | Verdict::GiveUp) {}
-        let run = RustRun { requester: self.clone(), call, key, before, ticket, claim, pending, story };
+        let run = RustRun { requester: self.clone(), call, names, before, ticket, claim, pending, story };
         Answer::Compile(Box::new(run))
     }
 
-    fn rust_manifest_key(&self, call: &RustCall) -> Result<Digest, Unknown> {
+    fn names(&self, call: &RustCall) -> Result<Names, Unknown> {
         let source = call.source_path();
         let known = self.files.known(&source, |_, _| ()).map_err(|error| {
             Unknown::because(Obstacle::Source, format_args!("{}: {error}", source.display()))
         })?;
-        Ok(rust_manifest_key(&call.stem, &known.blob.digest))
+        let source = known.blob.digest;
+        Ok(Names { manifests: rust_manifest_key(&call.stem, &source), source })
     }
 
-    /// Looks for a manifest that holds and whose result is whole.
-    fn recall(&self, call: &RustCall, key: &Digest) -> Recalled {
+    /// Looks for a manifest that holds and whose result is whole: of this call, else of one in another target directory.
+    fn recall(&self, call: &RustCall, names: &Names) -> Recalled {
+        let mut own = self.recall_own(call, &names.manifests);
+        if own.hit.is_none() {
+            let other = self.recall_elsewhere(call, &names.manifests, &names.source);
+            own.is_moved = other.hit.is_some();
+            own.hit = other.hit;
+            own.broken.extend(other.broken);
+        }
+        own
+    }
+
+    fn recall_own(&self, call: &RustCall, key: &Digest) -> Recalled {
         let mut recalled = Recalled::default();
         let mut look = Look::new(&self.sight, &self.files, &call.cwd);
         for bytes in self.store.manifests(key) {
@@ -123,6 +148,10 @@ impl Requester {
     }
 
     fn stored_crate(&self, call: &RustCall, key: &ActionKey) -> Option<Done> {
+        self.done(&call.targets(), &self.crate_record(key)?)
+    }
+
+    fn crate_record(&self, key: &ActionKey) -> Option<ActionResult> {
         let record = self.store.record(key)?;
         let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
         let is_of_call = record.key == *key && record.result.check(&call.stem).is_ok();
@@ -131,6 +160,6 @@ impl Requester {
         if !is_of_call || !is_own || record.result.exit_code != 0 {
             return None;
         }
-        self.done(&call.targets(), &record.result)
+        Some(record.result)
     }
 }

@@ -3,11 +3,11 @@
 use std::{fs::File, io::Read as _, sync::Arc, time::Duration};
 
 use barn_compilers::{parse_dep_info, rustc::DepInfo};
-use barn_protocol::{ActionRecord, ActionResult, Digest, placement::Place};
+use barn_protocol::placement::Place;
 use barn_wrapper::messages::{Compile, Compiled, Ended};
 
 use super::{
-    LANGUAGE,
+    LANGUAGE, Names,
     before::Before,
     call::RustCall,
     closure::{Pending, stem},
@@ -30,8 +30,7 @@ const ARTIFACT: &[u8] = br#"{"$message_type":"artifact""#;
 pub(super) struct RustRun {
     pub(super) requester: Arc<Requester>,
     pub(super) call: Arc<RustCall>,
-    /// The name of its manifests.
-    pub(super) key: Digest,
+    pub(super) names: Names,
     pub(super) before: Before,
     pub(super) ticket: Ticket,
     pub(super) claim: Arc<Claim>,
@@ -46,13 +45,17 @@ impl LocalWork for RustRun {
     }
 
     fn finished(self: Box<Self>, compiled: &Compiled, outputs: Vec<File>) {
-        let Self { requester, call, key, before, ticket, claim, pending, mut story } = *self;
+        let Self { requester, call, names, before, ticket, claim, pending, mut story } = *self;
         let ok = compiled.ended == Ended::Exited(0);
         ticket.finished(Place::Local, Duration::from_millis(compiled.wall_ms), ok);
         requester.stats.count(|c| if ok { c.compiles.local += 1 } else { c.compiles.failed += 1 });
         if ok {
-            story.tell(match requester.keep_crate(&call, &key, &before, &claim, compiled, outputs) {
-                Ok(()) => "compiled here and kept".to_owned(),
+            story.tell(match requester.keep_crate(&call, &names, &before, &claim, compiled, outputs) {
+                Ok(None) => "compiled here and kept".to_owned(),
+                Ok(Some(Ok(()))) => "compiled here and kept, for other target directories too".to_owned(),
+                Ok(Some(Err(why))) => {
+                    format!("compiled here and kept, for this target directory only: {why}")
+                }
                 Err(why) => {
                     tracing::debug!(language = LANGUAGE, crate_name = call.crate_name(), why, "not kept");
                     format!("compiled here, not kept: {why}")
@@ -74,16 +77,17 @@ impl LocalWork for RustRun {
 }
 
 impl Requester {
-    /// Keeps a crate, unless something changed since it was looked at; says why not.
+    /// Keeps a crate, unless something changed since it was looked at; says why not, and what became of it for other target
+    /// directories.
     fn keep_crate(
         &self,
         call: &RustCall,
-        key: &Digest,
+        names: &Names,
         before: &Before,
         claim: &Claim,
         compiled: &Compiled,
         outputs: Vec<File>,
-    ) -> Result<(), String> {
+    ) -> Result<Option<Result<(), String>>, String> {
         let dep_info = dep_info(call, compiled, &outputs);
         let result = take_in(self, &call.stem.outputs, compiled, outputs)?;
         let toolchain = &call.stem.toolchain;
@@ -103,21 +107,14 @@ impl Requester {
         if call.tools_now(&self.tools).as_ref() != Some(toolchain) {
             return Err("the compiler or the linker has changed".to_owned());
         }
-        let action = inputs.key(call);
-        let record = ActionRecord {
-            key: action,
-            result: result.clone(),
-            producer: self.identity.id(),
-            sandboxed: false,
-            epoch: self.roster.epoch(),
-        };
-        let blobs: Vec<Digest> = ActionResult::blobs(&result).map(|blob| blob.digest).collect();
+        let action = inputs.key(&call.stem);
         let manifest = RustManifest::new(action, &inputs).encode();
         let put = || {
-            self.store.put_record(&action, toolchain, &record.sign(&self.identity), &blobs)?;
-            self.store.put_manifest(key, toolchain, &manifest)
+            self.put_crate(&action, toolchain, result.clone())?;
+            self.store.put_manifest(&names.manifests, toolchain, &manifest)
         };
-        put().map_err(|error| error.to_string())
+        put().map_err(|error| error.to_string())?;
+        Ok(self.share_crate(call, &names.source, &inputs, &dep_info, &result))
     }
 }
 
