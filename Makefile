@@ -4,7 +4,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: build install demo test oracle lint doc bench-hit bench-miss bench-neighbour bench-remote bench-mesh bench-store rivals soak simulate-cache clean-testnet
+.PHONY: build install demo test oracle lint doc bench-hit bench-miss bench-neighbour bench-remote bench-mesh bench-rust bench-store rivals soak simulate-cache clean-testnet
 
 # The wrapper starts 0.4 ms sooner when it is linked statically (docs/performance.md). Where there is no static C library, the
 # dynamic one of the first line stays.
@@ -72,6 +72,12 @@ soak:
 	$(build-release)
 	$(CARGO) run --release -p barn-cache --example kill9 -- 1000
 	$(CARGO) run --release -p barn-tests --example kills -- 1000
+
+# The rebuild of two published Rust tools after cargo clean, dev and release, beside sccache and cargo alone. Some twenty minutes;
+# BENCH="--rounds 2 --only b3sum".
+bench-rust: rivals
+	$(build-release)
+	$(SUDO) $(TARGET)/release/testnet $@ $(BENCH)
 
 # What a store of 100,000 actions costs: putting, finding, opening after an order and after a crash, a full one; and the memory of a
 # node that has it. Some minutes, and 2 GB of disk in TMPDIR.

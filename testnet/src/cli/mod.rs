@@ -43,6 +43,8 @@ enum Verb {
     BenchRemote(bench::RemoteOptions),
     /// Measure whole builds over the mesh, beside distcc, icecream, sccache and one machine with all the cores
     BenchMesh(bench::MeshOptions),
+    /// Measure the rebuild of published Rust tools after `cargo clean`, beside sccache and cargo alone
+    BenchRust(bench::RustOptions),
     /// Run commands here and time them: what the benchmarks start on their hosts
     #[command(hide = true)]
     Meter,
@@ -92,6 +94,7 @@ pub(crate) fn run() -> ExitCode {
         Verb::BenchNeighbour(options) => bench::neighbour(&options).map(|()| ExitCode::SUCCESS),
         Verb::BenchRemote(options) => bench::remote(&options).map(|()| ExitCode::SUCCESS),
         Verb::BenchMesh(options) => bench::mesh(&options).map(|()| ExitCode::SUCCESS),
+        Verb::BenchRust(options) => bench::rust(&options).map(|()| ExitCode::SUCCESS),
         Verb::Meter => bench::meter().map(|()| ExitCode::SUCCESS),
         Verb::Clean => clean(),
     });

@@ -17,6 +17,7 @@ mod reap;
 mod remote;
 mod report;
 mod rivals;
+mod rust;
 mod spread;
 mod turn;
 mod usage;
@@ -29,6 +30,7 @@ pub(super) use meter::answer as meter;
 pub(super) use miss::{Options as MissOptions, run as miss};
 pub(super) use neighbour::{Options as NeighbourOptions, run as neighbour};
 pub(super) use remote::{Options as RemoteOptions, run as remote};
+pub(super) use rust::{Options as RustOptions, run as rust};
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

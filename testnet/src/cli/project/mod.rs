@@ -165,18 +165,37 @@ impl Part {
     }
 }
 
-/// Has cargo unpack the crates below `dir/vendor`, through a package that exists for nothing else.
+/// Unpacks a published crate into `dir`, and has cargo fetch what it depends on by its own lock file.
+pub(super) fn fetch_crate(dir: &Path, package: &str, version: &str) -> Result<(), Failure> {
+    let room = dir.with_extension("fetched");
+    vendor_crates(&room, &[(package, version)])?;
+    fs::rename(room.join("vendor").join(package), dir)?;
+    fs::remove_dir_all(&room)?;
+    cargo(dir, &["fetch", "--quiet", "--locked"])
+}
+
 fn vendor(dir: &Path, parts: &[Part]) -> Result<(), Failure> {
+    let crates: Vec<_> = parts.iter().map(|part| (part.package, part.version)).collect();
+    vendor_crates(dir, &crates)
+}
+
+/// Has cargo unpack the crates below `dir/vendor`, through a package that exists for nothing else.
+fn vendor_crates(dir: &Path, crates: &[(&str, &str)]) -> Result<(), Failure> {
     fs::create_dir_all(dir.join("src"))?;
     fs::write(dir.join("src/lib.rs"), "")?;
     let mut manifest = "[package]\nname = \"demo\"\nversion = \"0.0.0\"\nedition = \"2021\"\n\n[workspace]\n\n[dependencies]\n".to_owned();
-    for part in parts {
-        manifest += &format!("{} = \"={}\"\n", part.package, part.version);
+    for (package, version) in crates {
+        manifest += &format!("{package} = \"={version}\"\n");
     }
     fs::write(dir.join("Cargo.toml"), manifest)?;
+    cargo(dir, &["vendor", "--quiet", "vendor"])
+}
+
+/// Runs cargo in `dir`.
+fn cargo(dir: &Path, arguments: &[&str]) -> Result<(), Failure> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["vendor", "--quiet", "vendor"])
+        .args(arguments)
         .current_dir(dir)
         .stdin(Stdio::null())
         .output()
