@@ -62,7 +62,7 @@ impl Requester {
             is_unseen(call, &place, inputs, dep_info)?;
             let neutral = Neutral::of(inputs, &place, &nowhere).ok_or("an input names it in a link")?;
             let result = self.moved_result(call, result, &place, &nowhere)?;
-            self.search(call, &result, &place)?;
+            self.search_crate(call, &result, &place)?;
             let key = neutral.inputs(&nowhere, &nowhere).ok_or("its inputs are odd")?.key(&stem);
             let put = || {
                 self.put_crate(&key, &stem.toolchain, result)?;
@@ -93,7 +93,7 @@ impl Requester {
             }
             let adopt = || {
                 let result =
-                    self.crate_record(&marked.key(&stem)).ok_or("it is not in the store any more")?;
+                    self.crate_record(&stem, &marked.key(&stem)).ok_or("it is not in the store any more")?;
                 let result = self.moved_result(call, &result, &nowhere, &place)?;
                 let put = || {
                     self.put_crate(&action, &stem.toolchain, result)?;
@@ -162,10 +162,12 @@ impl Requester {
     }
 
     /// Finds that no output shows the place.
-    fn search(&self, call: &RustCall, result: &ActionResult, place: &Place) -> Result<(), String> {
+    fn search_crate(&self, call: &RustCall, result: &ActionResult, place: &Place) -> Result<(), String> {
         let holds_metadata = |kind: &CrateKind| matches!(kind, CrateKind::Dylib | CrateKind::ProcMacro);
         let linked_metadata = call.compile.kinds.iter().any(holds_metadata);
-        for (output, file) in call.compile.outputs.iter().zip(&result.outputs) {
+        for file in &result.outputs {
+            let output = usize::try_from(file.output).ok().and_then(|index| call.compile.outputs.get(index));
+            let output = output.ok_or("an output was not asked for")?;
             let name = || String::from_utf8_lossy(&output.path);
             if file.size > SEARCHED_BYTES_MAX {
                 return Err(format!("{} is too large to be searched", name()));

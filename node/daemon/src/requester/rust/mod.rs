@@ -25,7 +25,7 @@ mod run;
 
 use std::sync::Arc;
 
-use barn_protocol::{ActionKey, ActionRecord, ActionResult, Digest};
+use barn_protocol::{Action, ActionKey, ActionRecord, ActionResult, Digest};
 pub(super) use call::{RustCall, understand_rust};
 pub use closure::Closures;
 use manifest::{RustManifest, rust_manifest_key};
@@ -148,13 +148,14 @@ impl Requester {
     }
 
     fn stored_crate(&self, call: &RustCall, key: &ActionKey) -> Option<Done> {
-        self.done(&call.targets(), &self.crate_record(key)?)
+        self.done(&call.targets(), &self.crate_record(&call.stem, key)?)
     }
 
-    fn crate_record(&self, key: &ActionKey) -> Option<ActionResult> {
+    /// What the store says of an action of this stem.
+    fn crate_record(&self, stem: &Action, key: &ActionKey) -> Option<ActionResult> {
         let record = self.store.record(key)?;
         let record: ActionRecord = postcard::from_bytes(record.unverified_payload()).ok()?;
-        let is_of_call = record.key == *key && record.result.check(&call.stem).is_ok();
+        let is_of_call = record.key == *key && record.result.check(stem).is_ok();
         // Crates are not shared, so nobody else's word is asked for.
         let is_own = record.producer == self.identity.id();
         if !is_of_call || !is_own || record.result.exit_code != 0 {
