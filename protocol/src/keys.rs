@@ -43,9 +43,29 @@ pub mod domain {
     pub const INVITE: &str = "barnraise invite id v1";
     /// The mesh as it is named before anybody is admitted.
     pub const MESH_HELLO: &str = "barnraise mesh hello v1";
+    /// A Rust compiler: all files of its sysroot.
+    pub const RUST_COMPILER: &str = "barnraise rust compiler v1";
+    /// What links Rust programs.
+    pub const LINKER: &str = "barnraise linker v1";
+    /// The compiler and the linker of a Rust crate together.
+    pub const RUST_TOOLS: &str = "barnraise rust tools v1";
+    /// The key of a Rust crate's record.
+    pub const RUST_ACTION: &str = "barnraise rust action v1";
+    /// The key of the manifests of a crate's root source.
+    pub const RUST_MANIFEST: &str = "barnraise rust manifest v1";
+    /// The same for any target directory.
+    pub const RUST_NEUTRAL_MANIFEST: &str = "barnraise rust neutral manifest v1";
+    /// Which crates a Rust library drags in.
+    pub const RUST_CLOSURE: &str = "barnraise rust closure v1";
+    /// A question to a Rust compiler, which is remembered.
+    pub const RUST_QUESTION: &str = "barnraise rust question v1";
+    /// Files of a directory that a Rust crate may read.
+    pub const LISTING: &str = "barnraise listing v1";
+    /// A set of links to barn under compilers' names.
+    pub const COMPILER_LINKS: &str = "barnraise links v1";
 
     /// All of them.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 26] = [
         ACTION,
         TREE,
         TOOLCHAIN,
@@ -62,6 +82,16 @@ pub mod domain {
         JOURNAL_ENTRY,
         INVITE,
         MESH_HELLO,
+        RUST_COMPILER,
+        LINKER,
+        RUST_TOOLS,
+        RUST_ACTION,
+        RUST_MANIFEST,
+        RUST_NEUTRAL_MANIFEST,
+        RUST_CLOSURE,
+        RUST_QUESTION,
+        LISTING,
+        COMPILER_LINKS,
     ];
 }
 

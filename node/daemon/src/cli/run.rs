@@ -25,7 +25,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use barn_protocol::canonical::Canonical;
+use barn_protocol::{canonical::Canonical, keys::domain};
 use barn_wrapper::{call::looks_like_compiler, env_vars::PATH};
 
 use super::Outcome;
@@ -149,7 +149,7 @@ fn compilers(search_path: &OsStr) -> BTreeSet<OsString> {
 
 /// A directory with a link to barn for each name. One set of names has one directory, so builds do not disturb each other.
 fn link(links: &Path, barn: &Path, names: &BTreeSet<OsString>) -> Result<PathBuf, RunError> {
-    let mut set = Canonical::new("barnraise links v1");
+    let mut set = Canonical::new(domain::COMPILER_LINKS);
     set.bytes(barn.as_os_str().as_bytes());
     for name in names {
         set.bytes(name.as_bytes());

@@ -17,7 +17,7 @@ use std::{
 };
 
 use barn_compilers::{Family, WrapperKind, guess};
-use barn_protocol::{Digest, canonical::Canonical};
+use barn_protocol::{Digest, canonical::Canonical, keys::domain};
 
 use super::{
     elf, loader, probe,
@@ -275,7 +275,7 @@ fn sysroot_digest(program: &Path, seen: &mut Witnesses) -> Result<Digest, ToolEr
     if files.len() > FILES_MAX {
         return Err(ToolError::TooLarge(sysroot.to_owned()));
     }
-    let mut digest = Canonical::new("barnraise rust compiler v1");
+    let mut digest = Canonical::new(domain::RUST_COMPILER);
     // The place counts too: messages and debug information quote it.
     digest.bytes(sysroot.as_os_str().as_bytes()).number(files.len() as u64);
     for (path, real) in &files {
@@ -352,7 +352,7 @@ fn find_linker(call: &LinkCall, seen: &mut Witnesses) -> Result<LinkTool, ToolEr
             return Err(ToolError::TooLarge(real));
         }
     }
-    let mut digest = Canonical::new("barnraise linker v1");
+    let mut digest = Canonical::new(domain::LINKER);
     digest.sequence(&programs, |d, path| {
         d.bytes(path.as_os_str().as_bytes());
     });

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc};
 
 use barn_compilers::rustc::DepInfo;
-use barn_protocol::{Action, ActionKey, Digest, Entry, Tree, canonical::Canonical};
+use barn_protocol::{Action, ActionKey, Digest, Entry, Tree, canonical::Canonical, keys::domain};
 
 use super::{before::Before, call::RustCall, listing::Listing};
 use crate::requester::{
@@ -85,7 +85,7 @@ impl Inputs {
     /// The name of the action that had them.
     pub(super) fn key(&self, stem: &Action) -> ActionKey {
         let action = Action { inputs: self.tree.clone(), ..stem.clone() };
-        let mut key = Canonical::new("barnraise rust action v1");
+        let mut key = Canonical::new(domain::RUST_ACTION);
         key.digest(&action.key().0);
         key.sequence(&self.listings, |key, listing| {
             key.bytes(&listing.path).number(listing.scope as u64).digest(&listing.digest);

@@ -11,7 +11,7 @@ use barn_compilers::{
     Environment, RustCompile,
     rustc::{RustFile, RustOutput},
 };
-use barn_protocol::{Action, TreePath, action::Output, canonical::Canonical};
+use barn_protocol::{Action, TreePath, action::Output, canonical::Canonical, keys::domain};
 use barn_wrapper::messages::{Manner, Request};
 
 use crate::{
@@ -140,7 +140,7 @@ fn used(
     let search_path = rust.search_path.clone();
     let rust =
         tools.rust(&rust).map_err(|error: ToolError| Unknown::because(Obstacle::RustCompiler, error))?;
-    let mut digest = Canonical::new("barnraise rust tools v1");
+    let mut digest = Canonical::new(domain::RUST_TOOLS);
     digest.digest(&rust.digest).number(u64::from(compile.linker.is_some()));
     let mut pinned = Vec::new();
     if let Some(linker) = &compile.linker {

@@ -13,7 +13,7 @@ use std::{
 
 use barn_cache::Store;
 use barn_compilers::rustc::CrateKind;
-use barn_protocol::{Digest, canonical::Canonical};
+use barn_protocol::{Digest, canonical::Canonical, keys::domain};
 use barn_wrapper::messages::Produced;
 use serde::{Deserialize, Serialize};
 
@@ -143,7 +143,7 @@ impl Drop for Pending {
 }
 
 fn name(library: &Digest) -> Digest {
-    Canonical::new("barnraise rust closure v1").digest(library).finish()
+    Canonical::new(domain::RUST_CLOSURE).digest(library).finish()
 }
 
 /// The stem of a library's file name; `None` if it is none.

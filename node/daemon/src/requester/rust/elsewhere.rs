@@ -10,7 +10,7 @@ use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, path::Path, sync::Arc};
 use barn_compilers::rustc::{CrateKind, DepInfo, Place, RustFile, can_be_searched, has_plain_metadata};
 use barn_protocol::{
     Action, ActionKey, ActionRecord, ActionResult, Digest, Entry, Tree, TreePath, action::Output,
-    canonical::Canonical,
+    canonical::Canonical, keys::domain,
 };
 use serde::{Deserialize, Serialize};
 
@@ -213,7 +213,7 @@ impl Neutral {
 }
 
 fn neutral_key(stem: &Action, source: &Digest) -> Digest {
-    Canonical::new("barnraise rust neutral manifest v1").digest(&stem.key().0).digest(source).finish()
+    Canonical::new(domain::RUST_NEUTRAL_MANIFEST).digest(&stem.key().0).digest(source).finish()
 }
 
 /// Finds that what rustc read and was told does not lead the place into the outputs.

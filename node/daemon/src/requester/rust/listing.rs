@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::ffi::OsStrExt as _, path::Path};
 
-use barn_protocol::{Digest, canonical::Canonical};
+use barn_protocol::{Digest, canonical::Canonical, keys::domain};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -46,7 +46,7 @@ pub(super) struct Listing {
 impl Listing {
     /// Looks at a directory; `None` if it cannot be read or holds too much.
     pub(super) fn of(path: &Path, scope: Scope, files: &Files) -> Option<Self> {
-        let mut walk = Walk { files, scope, left: FILES_MAX, seen: Canonical::new("barnraise listing v1") };
+        let mut walk = Walk { files, scope, left: FILES_MAX, seen: Canonical::new(domain::LISTING) };
         if scope == Scope::System {
             walk.left = usize::MAX;
         }

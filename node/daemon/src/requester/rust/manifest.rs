@@ -1,6 +1,6 @@
 //! What one run of rustc was seen to depend on, kept for the next call of the same crate.
 
-use barn_protocol::{Action, ActionKey, Digest, canonical::Canonical};
+use barn_protocol::{Action, ActionKey, Digest, canonical::Canonical, keys::domain};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -22,7 +22,7 @@ pub(super) struct RustManifest<'a> {
 
 /// The name of the manifests of a crate with this root source, whose inputs are not known yet.
 pub(super) fn rust_manifest_key(stem: &Action, source: &Digest) -> Digest {
-    Canonical::new("barnraise rust manifest v1").digest(&stem.key().0).digest(source).finish()
+    Canonical::new(domain::RUST_MANIFEST).digest(&stem.key().0).digest(source).finish()
 }
 
 impl<'a> RustManifest<'a> {

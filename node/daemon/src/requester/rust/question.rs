@@ -12,7 +12,7 @@ use std::{
 };
 
 use barn_compilers::{Environment, RustQuestion};
-use barn_protocol::{Digest, canonical::Canonical};
+use barn_protocol::{Digest, canonical::Canonical, keys::domain};
 use barn_wrapper::messages::{Compile, Compiled, Ended, Request};
 
 use super::call::rust_tool;
@@ -66,7 +66,7 @@ pub(in crate::requester) fn understand_question(
 
 fn key(call: &tools::RustCall, asked: &RustQuestion, tools: &Tools) -> Option<Digest> {
     let tool = tools.rust(call).ok()?;
-    let mut key = Canonical::new("barnraise rust question v1");
+    let mut key = Canonical::new(domain::RUST_QUESTION);
     key.digest(&tool.digest).bytes(tool.program.as_os_str().as_encoded_bytes());
     key.sequence(&asked.args, |key, arg| {
         key.bytes(arg);
